@@ -1,0 +1,1 @@
+"""One file per board, the top levels and the host driver."""

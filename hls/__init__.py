@@ -1,0 +1,1 @@
+"""The same datapath in C++ for high-level synthesis."""

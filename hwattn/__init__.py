@@ -1,0 +1,1 @@
+"""hwattn: trained Vision Transformers and mixtures of experts as FPGA accelerators, bit for bit."""

@@ -1,0 +1,1 @@
+"""From a quantized model and a configuration to a program."""

@@ -1,0 +1,1 @@
+"""Bundled trained models, one folder each."""

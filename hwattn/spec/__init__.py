@@ -1,0 +1,1 @@
+"""The ground floor: configuration, numbers, instruction set, graph, quantized model and program."""

@@ -1,0 +1,1 @@
+"""ONNX in: importer, calibration and post-training quantization."""

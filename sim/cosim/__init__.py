@@ -1,0 +1,1 @@
+"""The RTL under cocotb, compared with the NumPy model."""

@@ -1,0 +1,1 @@
+"""The bit-accurate NumPy model of the machine."""

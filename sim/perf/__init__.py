@@ -1,0 +1,1 @@
+"""The cycle model and the roofline."""
