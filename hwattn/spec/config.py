@@ -81,7 +81,9 @@ class AcceleratorConfig:
                     f"{field.name}={value!r}", "a positive integer", f"set {field.name} to 1 or more"
                 )
         self._check("rows", self.rows <= 128, "1 to 128")
-        self._check("lanes", _power_of_two(self.lanes) and 4 <= self.lanes <= 64, "a power of two from 4 to 64")
+        self._check(
+            "lanes", _power_of_two(self.lanes) and 4 <= self.lanes <= 64, "a power of two from 4 to 64"
+        )
         for name in ("post_lanes", "softmax_lanes"):
             self._check(name, getattr(self, name) <= self.rows, f"1 to rows={self.rows}")
         self._check(
@@ -138,7 +140,9 @@ def _power_of_two(value: int) -> bool:
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
     folder = resources.files("hwattn.spec") / "presets"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_preset(name: str) -> AcceleratorConfig:

@@ -342,9 +342,13 @@ def encode(instruction: Instruction) -> int:
     word = int(instruction.opcode)
     for field in fields(type(instruction)):
         value = int(getattr(instruction, field.name))
-        low, high = (-(1 << (field.bits - 1)), 1 << (field.bits - 1)) if field.signed else (0, 1 << field.bits)
+        low, high = (
+            (-(1 << (field.bits - 1)), 1 << (field.bits - 1)) if field.signed else (0, 1 << field.bits)
+        )
         if not low <= value < high:
-            raise ValueError(f"{type(instruction).__name__}.{field.name}={value} does not fit {field.bits} bits")
+            raise ValueError(
+                f"{type(instruction).__name__}.{field.name}={value} does not fit {field.bits} bits"
+            )
         word |= (value & ((1 << field.bits) - 1)) << field.offset
     return word
 
@@ -361,7 +365,9 @@ def decode(word: int) -> Instruction:
     values = {}
     for field in fields(kind):
         value = (word >> field.offset) & ((1 << field.bits) - 1)
-        values[field.name] = value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
+        values[field.name] = (
+            value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
+        )
     return kind(**values)
 
 

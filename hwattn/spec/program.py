@@ -1,0 +1,91 @@
+"""Program: what a machine runs. Instructions, the contents of its memories, and where data goes in and out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import INSTRUCTION_BITS, Instruction, encode
+
+
+@dataclass(frozen=True)
+class ImagePort:
+    """Where the host writes the image: int8 (channels, height, width), row-major from byte address `base`.
+
+    integer = clip(round_half_up(value / scale)) to int8.
+    """
+
+    name: str
+    base: int
+    shape: tuple[int, int, int]
+    scale: float
+
+
+@dataclass(frozen=True)
+class OutputPort:
+    """Where the host reads an output: `rows` int16 vectors of `columns` elements (layout as in ``spec.isa``).
+
+    Row r starts at word ``base + r * stride``; value = integer * scale; `shape` is the ONNX shape without batch.
+    """
+
+    name: str
+    task: int
+    base: int
+    stride: int
+    rows: int
+    columns: int
+    scale: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled model.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The machine it is compiled for; it runs on no other.
+    instructions : tuple of Instruction
+        All tasks' programs, each ended by a Halt.
+    labels : tuple of str
+        The layer that each instruction belongs to.
+    entries : tuple of int
+        Index of the first instruction of each task.
+    weights : ndarray of int8, shape (words, lanes)
+    params : ndarray of int64, shape (entries, 3)
+        bias (32 signed bits), multiplier (16), shift (6) of each output channel.
+    norm_params : ndarray of int64, shape (entries,)
+        48 bits each: gamma (16 signed, upper) and beta (32 signed, lower), or the bias of a gate.
+    activation : str
+        Name of the activation table, one per model.
+    """
+
+    name: str
+    config: AcceleratorConfig
+    instructions: tuple[Instruction, ...]
+    labels: tuple[str, ...]
+    entries: tuple[int, ...]
+    weights: NDArray[np.int8]
+    params: NDArray[np.int64]
+    norm_params: NDArray[np.int64]
+    activation: str
+    image: ImagePort
+    outputs: tuple[OutputPort, ...]
+    macs: tuple[int, ...] = field(default=())
+    """Multiply-accumulates of the graph for one image, per task (experts: k per token)."""
+
+    @property
+    def hash(self) -> int:
+        """32-bit identification of instructions, memories and activation, held in a register of the machine."""
+        digest = hashlib.sha256()
+        for instruction in self.instructions:
+            digest.update(encode(instruction).to_bytes(INSTRUCTION_BITS // 8, "little"))
+        for array in (self.weights, self.params, self.norm_params):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(self.activation.encode())
+        return int.from_bytes(digest.digest()[:4], "little")

@@ -1,0 +1,116 @@
+"""QuantizedModel: a graph in integers, with the scale of every tensor.
+
+A tensor's scale is a float64 array of shape (1,), or (heads,) for the query, key and value of an attention,
+where features ``h * head_dim`` to ``(h + 1) * head_dim - 1`` belong to head h. real = integer * scale. Activations are int8, except the residual
+stream, the results of linear layers that are added to it, and model outputs: int16. The whole residual stream has one scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.spec.graph import Node, Output
+
+Int8 = NDArray[np.int8]
+Int16 = NDArray[np.int16]
+Int32 = NDArray[np.int32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A weight matrix: weight int8 (out, in), scale float64 (out,), bias int32 (out,) at ``s_x * scale``."""
+
+    weight: Int8
+    scale: Float64
+    bias: Int32
+
+
+@dataclass(frozen=True)
+class QuantizedPatchEmbed(Node):
+    """Patch embedding; weight int8 (dim, channels, kh, kw), scale (dim,), init int16 (tokens, dim) at the residual scale."""
+
+    weight: Int8
+    scale: Float64
+    init: Int16
+    first: int
+
+
+@dataclass(frozen=True)
+class QuantizedLayerNorm(Node):
+    """LayerNorm; ``gamma`` int16 (dim,), ``beta`` int32 (dim,), result shifted right by `shift`.
+
+    `epsilon` is the integer added to D*SS - S^2: round(eps * D^2 / s_residual^2), at least 1. With `wide`, a
+    16-bit copy at 1/256 of the result's scale goes to a gate.
+    """
+
+    gamma: Int16
+    beta: Int32
+    shift: int
+    epsilon: int
+    wide: bool
+
+
+@dataclass(frozen=True)
+class QuantizedLinear(Node):
+    """A linear layer and its activation (a name of ``spec.tables.ACTIVATIONS``) or None."""
+
+    matrix: QuantizedMatrix
+    activation: str | None
+
+
+@dataclass(frozen=True)
+class QuantizedAttention(Node):
+    """Attention of q, k, v; `scale` multiplies the scores; `p_bits` is 8 or 16; `key_block` 0 means all keys at once."""
+
+    heads: int
+    scale: float
+    p_bits: int
+    key_block: int
+
+
+@dataclass(frozen=True)
+class QuantizedExpert:
+    """One expert: two matrices; ``hidden_scale`` is the scale of its int8 hidden activations."""
+
+    fc1: QuantizedMatrix
+    fc2: QuantizedMatrix
+    hidden_scale: float
+
+
+@dataclass(frozen=True)
+class QuantizedMixture(Node):
+    """Top-k mixture: gate_weight int16 (tasks, experts, dim) within +-32639 at one `gate_scale`; gate_bias int64 (tasks, experts).
+
+    The gate's operand is the wide copy of the LayerNorm that is the node's input; the bias is at
+    ``wide scale * gate_scale`` and fits 48 bits.
+    """
+
+    experts: tuple[QuantizedExpert, ...]
+    activation: str
+    gate_weight: Int16
+    gate_scale: float
+    gate_bias: NDArray[np.int64]
+    k: int
+    renormalize: bool
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized transformer encoder; ``nodes`` also holds the graph's own ``Add`` and ``Rows``."""
+
+    name: str
+    image: str
+    image_shape: tuple[int, int, int]
+    task_input: str | None
+    tasks: int
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+    scales: dict[str, Float64]
+    by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
