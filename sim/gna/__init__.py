@@ -1,1 +1,6 @@
-"""The simulator of Generalized Neighborhood Attention."""
+"""Generalized Neighborhood Attention: masks, tile counts, search, GPU projection."""
+
+from hwattn.sim.gna.pattern import Pattern
+from hwattn.sim.gna.speedup import Speedup
+
+__all__ = ["Pattern", "Speedup"]
