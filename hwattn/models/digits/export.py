@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import onnx
 import torch
-from google.protobuf.message import Message
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from hwattn.models.digits.vit import MultiTaskViT
 

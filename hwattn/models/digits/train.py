@@ -190,7 +190,7 @@ def train(split: Split, recipe: Recipe) -> MultiTaskViT:
         pick = torch.randint(len(digit), (2 * recipe.batch,), generator=generator)
         loss = step_loss(model, augment(pixels[pick], generator), digit[pick], recipe) + monitor.loss()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         decay = min(recipe.average_decay, (step + 1) / (step + 10))

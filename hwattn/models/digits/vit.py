@@ -125,7 +125,7 @@ class MoE(nn.Module):
         scores = self.gate(x, task).softmax(dim=-1)
         weights, chosen = scores.topk(self.top_k, dim=-1)
         gates = torch.zeros_like(scores).scatter(-1, chosen, weights)
-        y = gates[..., 0:1] * self.experts[0](x)
+        y: Tensor = gates[..., 0:1] * self.experts[0](x)
         for index in range(1, len(self.experts)):
             y = y + gates[..., index : index + 1] * self.experts[index](x)
         return y
@@ -145,11 +145,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, task: Tensor) -> Tensor:
         """Attention branch, then MLP branch, each added to the residual stream."""
         x = x + self.attn(self.norm1(x))
-        y = self.norm2(x)
+        y: Tensor = self.norm2(x)
         if self.moe is not None:
-            return x + self.moe(y, task)
-        assert self.mlp is not None
-        return x + self.mlp(y)
+            y = self.moe(y, task)
+        elif self.mlp is not None:
+            y = self.mlp(y)
+        return x + y
 
 
 class MultiTaskViT(nn.Module):
