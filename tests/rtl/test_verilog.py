@@ -49,7 +49,9 @@ class Pairs(wiring.Component):
     """Pairs side by side."""
 
     def __init__(self, *steps: tuple[int, int]) -> None:
-        super().__init__({f"{port}{i}": flow(8) for i in range(len(steps)) for port, flow in (("a", In), ("b", Out))})
+        super().__init__(
+            {f"{port}{i}": flow(8) for i in range(len(steps)) for port, flow in (("a", In), ("b", Out))}
+        )
         self.steps = steps
 
     def elaborate(self, platform: object) -> Module:

@@ -17,7 +17,9 @@ SIMULATORS = [
         "icarus",
         marks=[
             pytest.mark.icarus,
-            pytest.mark.skipif(runner.simulator_version("icarus") is None, reason="iverilog is not on the PATH"),
+            pytest.mark.skipif(
+                runner.simulator_version("icarus") is None, reason="iverilog is not on the PATH"
+            ),
         ],
     ),
 ]
