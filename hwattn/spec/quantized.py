@@ -74,11 +74,10 @@ class QuantizedAttention(Node):
 
 @dataclass(frozen=True)
 class QuantizedExpert:
-    """One expert: two matrices; ``hidden_scale`` is the scale of its int8 hidden activations."""
+    """One expert: two matrices."""
 
     fc1: QuantizedMatrix
     fc2: QuantizedMatrix
-    hidden_scale: float
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,13 @@ class QuantizedMixture(Node):
     """Top-k mixture: gate_weight int16 (tasks, experts, dim) within +-32639 at one `gate_scale`; gate_bias int64 (tasks, experts).
 
     The gate's operand is the wide copy of the LayerNorm that is the node's input; the bias is at
-    ``wide scale * gate_scale`` and fits 48 bits.
+    ``wide scale * gate_scale`` and fits 48 bits. All experts share ``hidden_scale``, the scale of their int8 hidden
+    activations: an instruction's second scaling is the same whichever expert it runs for.
     """
 
     experts: tuple[QuantizedExpert, ...]
     activation: str
+    hidden_scale: float
     gate_weight: Int16
     gate_scale: float
     gate_bias: NDArray[np.int64]
