@@ -1,6 +1,7 @@
 """Generalized Neighborhood Attention: masks, tile counts, search, GPU projection."""
 
 from hwattn.sim.gna.pattern import Pattern
+from hwattn.sim.gna.projection import Projection, project
 from hwattn.sim.gna.speedup import Speedup
 
-__all__ = ["Pattern", "Speedup"]
+__all__ = ["Pattern", "Projection", "Speedup", "project"]

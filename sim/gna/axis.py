@@ -92,7 +92,8 @@ def window_ends(positions: Any, n: int, axis: Axis) -> IntArray:
     """One past the last visible key position of each query position; int64."""
     if axis.causal:
         return np.minimum(np.asarray(positions, dtype=np.int64) + 1, n)
-    return window_starts(positions, n, axis) + axis.window
+    ends: IntArray = window_starts(positions, n, axis) + axis.window
+    return ends
 
 
 @lru_cache(maxsize=256)
@@ -130,7 +131,8 @@ def axis_mask(axis: Axis) -> npt.NDArray[np.bool_]:
     windows = axis_windows(axis)
     key = np.arange(axis.length, dtype=np.int64)[None, :]
     inside = (key >= windows[:, :1]) & (key < windows[:, 1:2])
-    return inside & ((key - windows[:, :1]) % axis.dilation == 0)
+    mask: npt.NDArray[np.bool_] = inside & ((key - windows[:, :1]) % axis.dilation == 0)
+    return mask
 
 
 def axis_pairs(axis: Axis) -> int:
@@ -138,7 +140,7 @@ def axis_pairs(axis: Axis) -> int:
     if not axis.causal:
         return axis.length * axis.window
     total = 0
-    for n in set(int(n) for n in axis.group_lengths()):
+    for n in set(axis.group_lengths().tolist()):
         starts, ends = group_windows(axis, n)
         total += int(np.count_nonzero(axis.group_lengths() == n)) * int((ends - starts).sum())
     return total

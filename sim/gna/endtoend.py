@@ -30,12 +30,16 @@ def end_to_end_speedup(attention_share: float, speedup: float, dense_steps: int 
         A share outside 0..1, a speedup that is not positive, or more dense steps than steps.
     """
     if not 0 <= attention_share <= 1:
-        raise RefusedError(f"attention share {attention_share}", "a number from 0 to 1", "give the share, not percent")
+        raise RefusedError(
+            f"attention share {attention_share}", "a number from 0 to 1", "give the share, not percent"
+        )
     if not speedup > 0:
         raise RefusedError(f"speedup {speedup}", "a positive number", "correct the speedup")
     if steps < 1 or not 0 <= dense_steps <= steps:
         raise RefusedError(
-            f"{dense_steps} dense steps of {steps}", "0 to all of at least one step", "correct the number of steps"
+            f"{dense_steps} dense steps of {steps}",
+            "0 to all of at least one step",
+            "correct the number of steps",
         )
     share = attention_share * (steps - dense_steps) / steps
     return 1.0 / (1.0 - share + share / speedup)

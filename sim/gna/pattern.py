@@ -42,7 +42,9 @@ def _per_axis_bool(value: Any, rank: int) -> tuple[bool, ...]:
     items = (value,) * rank if np.ndim(value) == 0 else tuple(value)
     if len(items) != rank or not all(isinstance(item, (bool, np.bool_)) for item in items):
         raise RefusedError(
-            f"causal {items!r} for a layout of {rank} axes", "one bool per axis, or one for all", "use True or False"
+            f"causal {items!r} for a layout of {rank} axes",
+            "one bool per axis, or one for all",
+            "use True or False",
         )
     return tuple(bool(item) for item in items)
 
@@ -80,7 +82,9 @@ class Pattern:
         layout: Any = self.layout
         shape = (layout,) if np.ndim(layout) == 0 else tuple(layout)
         if not 1 <= len(shape) <= 3:
-            raise RefusedError(f"a layout of {len(shape)} axes", "1, 2 or 3 axes", "flatten or split the layout")
+            raise RefusedError(
+                f"a layout of {len(shape)} axes", "1, 2 or 3 axes", "flatten or split the layout"
+            )
         rank = len(shape)
         object.__setattr__(self, "layout", per_axis(shape, rank, "layout"))
         for name in ("window", "stride", "dilation"):
@@ -94,7 +98,9 @@ class Pattern:
         stride, dilation = self.stride[index], self.dilation[index]
         where = f"axis {index}"
         if length < 2:
-            raise RefusedError(f"{where}: length {length}", "at least 2 tokens", "drop the axis from the layout")
+            raise RefusedError(
+                f"{where}: length {length}", "at least 2 tokens", "drop the axis from the layout"
+            )
         if window < 2:
             raise RefusedError(f"{where}: window {window}", "a window of at least 2", "widen the window")
         if dilation < 1:
@@ -171,7 +177,9 @@ class Pattern:
             return axis_windows(self.axes[operator.index(axis)])
         except (IndexError, TypeError):
             raise RefusedError(
-                f"axis {axis!r} of a layout of {self.rank} axes", f"0 to {self.rank - 1}", "name an axis of the layout"
+                f"axis {axis!r} of a layout of {self.rank} axes",
+                f"0 to {self.rank - 1}",
+                "name an axis of the layout",
             ) from None
 
     def mask(self, additional_kv: int = 0) -> npt.NDArray[np.bool_]:
@@ -194,7 +202,9 @@ class Pattern:
             mask = np.concatenate([mask, np.ones((self.tokens, additional_kv), dtype=np.bool_)], axis=1)
         return mask
 
-    def visited_kv_tiles(self, q_tile: Any, kv_tile: Any, tiling: str = "static", additional_kv: int = 0) -> IntArray:
+    def visited_kv_tiles(
+        self, q_tile: Any, kv_tile: Any, tiling: str = "static", additional_kv: int = 0
+    ) -> IntArray:
         """KV tiles visited by each Q tile.
 
         Parameters
@@ -214,20 +224,28 @@ class Pattern:
         """
         q_shape, kv_shape = self.tile_shapes(q_tile, kv_tile, tiling)
         if tiling == "flat":
-            counts = tiles.flat_visit_matrix(self.axes, prod(q_shape), prod(kv_shape)).sum(axis=1, dtype=np.int64)
+            touched = tiles.flat_visit_matrix(self.axes, prod(q_shape), prod(kv_shape))
+            counts: IntArray = touched.sum(axis=1, dtype=np.int64)
         else:
             counts = tiles.group_products(self.axes, self.axis_counts(q_shape, kv_shape, tiling))
-        return counts + -(-additional_kv // prod(kv_shape))
+        counts = counts + -(-additional_kv // prod(kv_shape))
+        return counts
 
     def visited_q_tiles(self, q_tile: Any, kv_tile: Any, tiling: str = "static") -> IntArray:
         """Q tiles met by each KV tile, as the backward pass walks them; int64 (KV tiles,)."""
         q_shape, kv_shape = self.tile_shapes(q_tile, kv_tile, tiling)
         if tiling == "flat":
-            return tiles.flat_visit_matrix(self.axes, prod(q_shape), prod(kv_shape)).sum(axis=0, dtype=np.int64)
+            touched = tiles.flat_visit_matrix(self.axes, prod(q_shape), prod(kv_shape))
+            counts: IntArray = touched.sum(axis=0, dtype=np.int64)
+            return counts
         return tiles.group_products(self.axes, self.axis_counts(q_shape, kv_shape, tiling, backward=True))
 
     def axis_counts(
-        self, q_tile: tuple[int, ...], kv_tile: tuple[int, ...], tiling: str = "static", backward: bool = False
+        self,
+        q_tile: tuple[int, ...],
+        kv_tile: tuple[int, ...],
+        tiling: str = "static",
+        backward: bool = False,
     ) -> list[list[IntArray]]:
         """Visits per axis and dilation group, whose products are the visits of the tiles."""
         count = tiles.axis_visits_backward if backward else tiles.axis_visits
@@ -250,7 +268,12 @@ class Pattern:
         return shapes[0], shapes[1]
 
     def speedup(
-        self, q_tile: Any, kv_tile: Any, tiling: str = "static", additional_kv: int = 0, backward: bool = False
+        self,
+        q_tile: Any,
+        kv_tile: Any,
+        tiling: str = "static",
+        additional_kv: int = 0,
+        backward: bool = False,
     ) -> Speedup:
         """Speedups over dense self-attention that the tiling allows; see :class:`Speedup`."""
         return measure_speedup(self, q_tile, kv_tile, tiling, additional_kv, backward)

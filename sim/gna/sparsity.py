@@ -58,7 +58,9 @@ def _axis_reasons(index: int, axis: Axis, q_tile: int, kv_tile: int, tiling: str
     return ()
 
 
-def reasons(pattern: Pattern, q_tile: tuple[int, ...], kv_tile: tuple[int, ...], tiling: str) -> tuple[str, ...]:
+def reasons(
+    pattern: Pattern, q_tile: tuple[int, ...], kv_tile: tuple[int, ...], tiling: str
+) -> tuple[str, ...]:
     """Why a multi-dimensional tiling of a pattern needs a mask, one sentence per failing axis.
 
     Empty when the pattern is perfectly block-sparse. Axes count from 0, as in the layout.
@@ -103,7 +105,9 @@ def axis_skips_mask(axis: Axis, q_tile: int, kv_tile: int) -> bool:
     return all(_axis_predicate(axis, n, q_tile, kv_tile) for n in set(axis.group_lengths().tolist()))
 
 
-def kernel_skips_mask(pattern: Pattern, q_tile: tuple[int, ...], kv_tile: tuple[int, ...], tiling: str) -> bool:
+def kernel_skips_mask(
+    pattern: Pattern, q_tile: tuple[int, ...], kv_tile: tuple[int, ...], tiling: str
+) -> bool:
     """Whether NATTEN's kernel runs without its fine-grained mask.
 
     Static tilings use the kernels' predicate; with dynamic tiling it is enough that the KV tile

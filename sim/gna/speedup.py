@@ -94,7 +94,9 @@ def measure_speedup(
     extra = 0 if backward else -(-additional_kv // prod(kv_shape))
     pairs = pattern.unmasked_pairs + pattern.tokens * additional_kv
     reasons = (
-        sparsity.flat_reasons(pattern) if tiling == "flat" else sparsity.reasons(pattern, q_shape, kv_shape, tiling)
+        sparsity.flat_reasons(pattern)
+        if tiling == "flat"
+        else sparsity.reasons(pattern, q_shape, kv_shape, tiling)
     )
     return Speedup(
         flopwise=pattern.tokens * (pattern.tokens + additional_kv) / pairs,

@@ -105,7 +105,9 @@ def group_products(axes: Sequence[Axis], per_axis: Sequence[Sequence[IntArray]])
     return np.concatenate(blocks) if len(blocks) > 1 else np.array(blocks[0])
 
 
-def _leading_keys(windows: Sequence[IntArray], coordinates: Sequence[int], lengths: Sequence[int]) -> IntArray:
+def _leading_keys(
+    windows: Sequence[IntArray], coordinates: Sequence[int], lengths: Sequence[int]
+) -> IntArray:
     """Row-major indices of the visible combinations of all axes but the last."""
     rows = np.zeros(1, dtype=np.int64)
     for axis_rows, coordinate, length in zip(windows, coordinates, lengths, strict=True):
