@@ -72,10 +72,9 @@ def make_model(
         QuantizedMixture(
             "mixture",
             ("norm",),
-            tuple(
-                QuantizedExpert(matrix(4, dim), matrix(dim, 4), float(rng.random())) for _ in range(experts)
-            ),
+            tuple(QuantizedExpert(matrix(4, dim), matrix(dim, 4)) for _ in range(experts)),
             "gelu",
+            float(rng.random()),
             ints("int16", 2, experts, dim),
             float(rng.random()),
             ints("int64", 2, experts),

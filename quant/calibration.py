@@ -1,0 +1,160 @@
+"""Calibration: what the float graph computes on sample images, and scales chosen from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.quant.reference import evaluate, patches
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.graph import Float, Graph, Node, PatchEmbed
+
+SAMPLE_ROWS = 4096
+"""Tokens kept of each tensor and task."""
+
+CHUNK_IMAGES = 16
+"""Images evaluated at once."""
+
+_SEED = 0
+_INT8_MAX = 127
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Samples of every tensor of a graph on the calibration images.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (N, channels, height, width)
+        The calibration images.
+    samples : dict of str to list of ndarray of float32, shape (rows, features)
+        By tensor, one array per task (empty where the task's outputs do not depend on the tensor).
+    peaks : dict of str to float
+        Largest magnitude of each tensor, over all tokens of all images.
+    """
+
+    images: Float
+    samples: dict[str, list[Float]]
+    peaks: dict[str, float]
+
+    def rows(self, name: str) -> Float:
+        """Sampled tokens of a tensor, of all tasks, one below the other."""
+        return np.concatenate(self.samples[name])
+
+    def inputs(self, node: Node) -> Float:
+        """Rows that `node` multiplies by its weights: sampled tokens of its first input, or patches."""
+        if isinstance(node, PatchEmbed):
+            cut = patches(self.images, (node.weight.shape[2], node.weight.shape[3]))
+            return _subset(cut.reshape(-1, cut.shape[-1]), SAMPLE_ROWS, np.random.default_rng(_SEED))
+        return self.rows(node.inputs[0])
+
+
+def task_nodes(graph: Graph, task: int) -> list[Node]:
+    """Nodes that the outputs of `task` depend on, in order."""
+    needed = {output.tensor for output in graph.outputs if output.task in (None, task)}
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def collect(graph: Graph, images: Float) -> Statistics:
+    """Evaluate the graph on the calibration images and sample every tensor.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (N, channels, height, width)
+
+    Raises
+    ------
+    RefusedError
+        If there is no image, an image holds a value that is not finite, the shape is wrong, or the model
+        computes such a value from them.
+    """
+    if len(images) == 0 or not np.isfinite(images).all():
+        raise RefusedError(
+            "calibration images that are missing or hold values that are not finite",
+            "at least one image of finite numbers",
+            "give 32 to 512 typical images with --calibration",
+        )
+    samples: dict[str, list[Float]] = {node.name: [] for node in graph.nodes}
+    peaks = dict.fromkeys(samples, 0.0)
+    for task in range(graph.tasks):
+        rng = np.random.default_rng(_SEED)
+        parts: dict[str, list[Float]] = {node.name: [] for node in task_nodes(graph, task)}
+        for start in range(0, len(images), CHUNK_IMAGES):
+            chunk = images[start : start + CHUNK_IMAGES]
+            budget = -(-SAMPLE_ROWS * len(chunk) // len(images))
+            values = evaluate(graph, chunk, task)
+            for name, kept in parts.items():
+                value = values[name].reshape(-1, values[name].shape[-1])
+                peaks[name] = max(peaks[name], float(np.abs(value).max()))
+                kept.append(_subset(value, budget, rng))
+        for name, kept in parts.items():
+            samples[name].append(np.concatenate(kept))
+    bad = [name for name, peak in peaks.items() if not np.isfinite(peak)]
+    if bad:
+        raise RefusedError(
+            f"the float model computes values that are not finite, first in {bad[0]}",
+            "finite activations on the calibration images",
+            "check the weights and the normalization of the images",
+        )
+    return Statistics(images, samples, peaks)
+
+
+def _subset(rows: Float, count: int, rng: np.random.Generator) -> Float:
+    if len(rows) <= count:
+        return rows
+    return rows[np.sort(rng.choice(len(rows), count, replace=False))]
+
+
+def choose_scale(values: Float, smallest: float = 0.3, limit: int = _INT8_MAX) -> float:
+    """Scale of a tensor that leaves the least mean square error, clipping included.
+
+    Parameters
+    ----------
+    values : ndarray of float32
+        Samples of the tensor; any shape.
+    smallest : float
+        Lower end of the ranges tried, as a fraction of the largest magnitude; 1 forbids clipping.
+    limit : int
+        Largest integer.
+
+    Returns
+    -------
+    float
+        Range / limit; 1 / limit for a tensor that is zero.
+    """
+    flat = np.abs(np.asarray(values, np.float32).ravel())
+    peak = float(flat.max(initial=0.0))
+    if peak == 0.0:
+        return 1.0 / limit
+    flat = flat[:: max(1, flat.size // 100_000)]
+    candidates = peak / limit * np.linspace(1.0, smallest, 29 if smallest < 1 else 1)
+    errors = [float(np.square(fake(flat, scale, limit) - flat).mean()) for scale in candidates]
+    return float(candidates[int(np.argmin(errors))])
+
+
+def image_scale(images: Float) -> float:
+    """Scale of the image input: peak / n for the n from 64 to 127 that leaves the least error.
+
+    Images of few grey levels are so represented exactly.
+    """
+    values, counts = np.unique(np.abs(images), return_counts=True)
+    peak = float(values[-1])
+    if peak == 0.0:
+        return 1.0 / _INT8_MAX
+    steps = np.arange(_INT8_MAX, 63, -1)
+    errors = np.array([counts @ np.square(fake(values, peak / n) - values) for n in steps], np.float64)
+    good = errors <= errors.min() + 1e-9 * float(counts @ np.square(values))
+    return peak / float(steps[np.argmax(good)])
+
+
+def fake(values: Float, scale: float | NDArray[np.float64], limit: int = _INT8_MAX) -> Float:
+    """Round to multiples of `scale`, at most `limit` of them, and return real values (float32)."""
+    rounded = np.clip(np.floor(values / np.float32(scale) + np.float32(0.5)), -limit, limit)
+    return np.asarray(rounded * np.float32(scale), np.float32)

@@ -1,0 +1,268 @@
+"""Post-training quantization: a float graph and calibration images to a `QuantizedModel`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwattn.quant.calibration import Statistics, choose_scale, collect, image_scale
+from hwattn.quant.migration import migrate
+from hwattn.quant.norm import norm_epsilon, norm_parameters
+from hwattn.quant.reference import expert_hidden, linear, route
+from hwattn.quant.roles import Role, check_roles, tensor_roles
+from hwattn.quant.weights import quantize_matrix, round_weights
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.graph import (
+    Add,
+    Attention,
+    Float,
+    Graph,
+    LayerNorm,
+    Linear,
+    MixtureOfExperts,
+    Node,
+    PatchEmbed,
+    Rows,
+)
+from hwattn.spec.numbers import GATE_LIMIT
+from hwattn.spec.quantized import (
+    Float64,
+    QuantizedAttention,
+    QuantizedExpert,
+    QuantizedLayerNorm,
+    QuantizedLinear,
+    QuantizedMixture,
+    QuantizedModel,
+    QuantizedPatchEmbed,
+)
+
+RESIDUAL_SQNR_MIN = 40.0
+"""dB that rounding to int16 must leave in every tensor of the residual stream."""
+
+_INT16_MAX = 32767
+_HEADROOM = 2.0
+_WIDE_KEYS = 512
+_EXPERT_ROWS_MIN = 64
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What `quantize` makes.
+
+    Parameters
+    ----------
+    model : QuantizedModel
+    graph : Graph
+        The float graph that the model's tensors correspond to: the given one after scale migration.
+    residual_sqnr_db : float
+        The worst that int16 rounding alone does to a tensor of the residual stream.
+    """
+
+    model: QuantizedModel
+    graph: Graph
+    residual_sqnr_db: float
+
+
+def quantize(graph: Graph, calibration: Float, name: str, migration: bool = True) -> Quantization:
+    """Quantize a graph.
+
+    Parameters
+    ----------
+    graph : Graph
+    calibration : ndarray of float32, shape (N, channels, height, width)
+        Typical images, normalized as for the float model.
+    name : str
+        Name of the model.
+    migration : bool
+        Move scales between LayerNorm, values and the weights that follow.
+
+    Raises
+    ------
+    RefusedError
+        If the calibration images do not fit, a tensor is used in a way that integers do not allow, or the residual
+        stream has outliers beyond what one int16 scale can hold.
+    """
+    roles = tensor_roles(graph)
+    check_roles(graph, roles)
+    statistics = collect(graph, calibration)
+    if migration:
+        graph = migrate(graph, statistics)
+        statistics = collect(graph, calibration)
+    residual, sqnr = _residual_scale(graph, statistics, roles)
+    work = _Quantizer(graph, statistics, roles, residual)
+    nodes = tuple(work.apply(node) for node in graph.nodes)
+    model = QuantizedModel(
+        name,
+        graph.image,
+        graph.image_shape,
+        graph.task_input,
+        graph.tasks,
+        nodes,
+        graph.outputs,
+        work.scales,
+    )
+    return Quantization(model, graph, sqnr)
+
+
+def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]) -> tuple[float, float]:
+    """The one scale of the residual stream, and the SQNR in dB that its rounding leaves."""
+    peaks = [statistics.peaks[name] for name, role in roles.items() if role is Role.RESIDUAL]
+    peaks += [_expert_peak(node, statistics) for node in graph.nodes if isinstance(node, MixtureOfExperts)]
+    peaks += [float(np.abs(node.init).max()) for node in graph.nodes if isinstance(node, PatchEmbed)]
+    peak = max(peaks) or 1.0
+    stream = [node.name for node in graph.nodes if isinstance(node, PatchEmbed | Add)]
+    powers = {name: float(np.square(statistics.rows(name), dtype=np.float64).mean()) for name in stream}
+    for headroom in (_HEADROOM, 1.25):
+        scale = peak * headroom / _INT16_MAX
+        # every addition brings one more rounding error of scale^2 / 12
+        noise = {name: scale**2 / 12 * (index + 1) for index, name in enumerate(stream)}
+        worst = min(stream, key=lambda name: powers[name] / noise[name])
+        sqnr = 10 * math.log10(max(powers[worst], 1e-30) / noise[worst])
+        if sqnr >= RESIDUAL_SQNR_MIN:
+            return scale, sqnr
+    raise RefusedError(
+        f"outliers in the residual stream (largest value {peak:.4g}, root mean square of {worst} "
+        f"{math.sqrt(powers[worst]):.4g}) leave {sqnr:.1f} dB in int16",
+        f"at least {RESIDUAL_SQNR_MIN:.0f} dB",
+        "check that the calibration images are normalized as in training; else the model needs registers or "
+        "clipping of its massive activations",
+    )
+
+
+def _expert_peak(node: MixtureOfExperts, statistics: Statistics) -> float:
+    """Largest magnitude of an expert's result before the gate weighs it."""
+    peak = 0.0
+    for index, expert in enumerate(node.experts):
+        rows = _expert_rows(node, index, statistics)
+        made = linear(expert_hidden(expert, node.activation, rows), expert.fc2_weight, expert.fc2_bias)
+        peak = max(peak, float(np.abs(made).max()))
+    return peak
+
+
+def _expert_rows(node: MixtureOfExperts, index: int, statistics: Statistics) -> Float:
+    """Sampled tokens that are routed to an expert; all tokens where those are too few to calibrate with."""
+    chosen = [
+        rows[(route(node, rows[None], task)[0][0] == index).any(axis=-1)]
+        for task, rows in enumerate(statistics.samples[node.inputs[0]])
+    ]
+    routed = np.concatenate(chosen)
+    return routed if len(routed) >= _EXPERT_ROWS_MIN else statistics.rows(node.inputs[0])
+
+
+class _Quantizer:
+    """Quantizes node after node; `scales` grows with each."""
+
+    def __init__(self, graph: Graph, statistics: Statistics, roles: dict[str, Role], residual: float) -> None:
+        self.graph = graph
+        self.statistics = statistics
+        self.roles = roles
+        self.residual = residual
+        self.scales: dict[str, Float64] = {graph.image: _one(image_scale(statistics.images))}
+        self.heads = {
+            name: node.heads for node in graph.nodes if isinstance(node, Attention) for name in node.inputs
+        }
+        self.gated = {node.inputs[0] for node in graph.nodes if isinstance(node, MixtureOfExperts)}
+
+    def apply(self, node: Node) -> Node:
+        """Quantize one node whose inputs are done."""
+        if isinstance(node, Rows):
+            self.scales[node.name] = self.scales[node.inputs[0]]
+            return node
+        self.scales[node.name] = self._scale(node)
+        match node:
+            case PatchEmbed():
+                return self._patch_embed(node)
+            case LayerNorm():
+                return self._layer_norm(node)
+            case Linear():
+                matrix = quantize_matrix(
+                    node.weight, node.bias, self._input_scale(node), self.statistics.inputs(node)
+                )
+                return QuantizedLinear(node.name, node.inputs, matrix, node.activation)
+            case Attention():
+                return self._attention(node)
+            case MixtureOfExperts():
+                return self._mixture(node)
+        return node
+
+    def _scale(self, node: Node) -> Float64:
+        role = self.roles[node.name]
+        rows = self.statistics.rows(node.name)
+        if role is Role.RESIDUAL:
+            return _one(self.residual)
+        if role is Role.OUTPUT:
+            return _one((self.statistics.peaks[node.name] or 1.0) * _HEADROOM / _INT16_MAX)
+        if role is Role.HEADS:
+            parts = np.split(rows, self.heads[node.name], axis=1)
+            return np.array([choose_scale(part) for part in parts])
+        # the gate reads the same range at 16 bits, where clipping costs more than rounding
+        return _one(choose_scale(rows, smallest=0.9 if node.name in self.gated else 0.3))
+
+    def _input_scale(self, node: Node) -> float:
+        return float(self.scales[node.inputs[0]][0])
+
+    def _patch_embed(self, node: PatchEmbed) -> QuantizedPatchEmbed:
+        flat = node.weight.reshape(len(node.weight), -1)
+        integers, scale = round_weights(flat, self.statistics.inputs(node), np.zeros(len(flat)))
+        init = np.clip(np.rint(node.init.astype(np.float64) / self.residual), -_INT16_MAX, _INT16_MAX)
+        weight = integers.reshape(node.weight.shape)
+        return QuantizedPatchEmbed(node.name, node.inputs, weight, scale, init.astype(np.int16), node.first)
+
+    def _layer_norm(self, node: LayerNorm) -> QuantizedLayerNorm:
+        gamma, beta, shift = norm_parameters(node.gamma, node.beta, float(self.scales[node.name][0]))
+        epsilon = norm_epsilon(node.epsilon, len(gamma), self._input_scale(node))
+        return QuantizedLayerNorm(
+            node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.gated
+        )
+
+    def _attention(self, node: Attention) -> QuantizedAttention:
+        tokens = self._tokens(node.inputs[1])
+        return QuantizedAttention(
+            node.name, node.inputs, node.heads, node.scale, 16 if tokens > _WIDE_KEYS else 8, 0
+        )
+
+    def _tokens(self, name: str) -> int:
+        """Tokens of a tensor."""
+        node = self.graph.by_name[name]
+        if isinstance(node, PatchEmbed):
+            return len(node.init)
+        if isinstance(node, Rows):
+            return node.stop - node.start
+        return self._tokens(node.inputs[0])
+
+    def _mixture(self, node: MixtureOfExperts) -> QuantizedMixture:
+        input_scale = self._input_scale(node)
+        rows = [_expert_rows(node, index, self.statistics) for index in range(len(node.experts))]
+        hidden = [
+            expert_hidden(expert, node.activation, seen)
+            for expert, seen in zip(node.experts, rows, strict=True)
+        ]
+        hidden_scale = choose_scale(np.concatenate(hidden))
+        experts = tuple(
+            QuantizedExpert(
+                quantize_matrix(expert.fc1_weight, expert.fc1_bias, input_scale, seen),
+                quantize_matrix(expert.fc2_weight, expert.fc2_bias, hidden_scale, made),
+            )
+            for expert, seen, made in zip(node.experts, rows, hidden, strict=True)
+        )
+        gate_scale = float(np.abs(node.gate_weight).max() or 1.0) / GATE_LIMIT
+        gate_weight = np.rint(node.gate_weight.astype(np.float64) / gate_scale)
+        gate_bias = np.rint(node.gate_bias.astype(np.float64) / (input_scale / 256 * gate_scale))
+        return QuantizedMixture(
+            node.name,
+            node.inputs,
+            experts,
+            node.activation,
+            hidden_scale,
+            np.clip(gate_weight, -GATE_LIMIT, GATE_LIMIT).astype(np.int16),
+            gate_scale,
+            np.clip(gate_bias, -(2**47) + 1, 2**47 - 1).astype(np.int64),
+            node.k,
+            node.renormalize,
+        )
+
+
+def _one(scale: float) -> Float64:
+    return np.array([scale], np.float64)

@@ -1,0 +1,232 @@
+"""The quantized model in NumPy without a machine: what integers do to every tensor, for reports and choices.
+
+Arithmetic follows ``docs/numbers.md`` step by step, except that activation, reciprocals and square roots are taken
+in floating point; the bit-accurate model is the compiled program in ``sim/model``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.quant.reference import patches
+from hwattn.spec.graph import Add, Float, Node, Rows
+from hwattn.spec.numbers import GATE_LIMIT, Int64, quantize_multiplier, requantize, round_shift, saturate
+from hwattn.spec.quantized import (
+    QuantizedAttention,
+    QuantizedLayerNorm,
+    QuantizedLinear,
+    QuantizedMatrix,
+    QuantizedMixture,
+    QuantizedModel,
+    QuantizedPatchEmbed,
+)
+from hwattn.spec.tables import (
+    ACTIVATION_INPUT_BITS,
+    ACTIVATION_INPUT_FRACTION,
+    ACTIVATIONS,
+    SCORE_FRACTION_BITS,
+    exponential_table,
+)
+
+GATE_FRACTION = 15
+"""Fraction bits of a token's gate weight."""
+
+_NORMALIZED_FRACTION = 12
+_NORMALIZED_BITS = 18
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Tensors and routing of some images.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray of float32, shape (N, tokens, features)
+        Every tensor in real numbers.
+    routing : dict of str to ndarray of int64, shape (N, tokens, k)
+        The experts that each mixture chose, in descending score.
+    """
+
+    tensors: dict[str, Float]
+    routing: dict[str, Int64]
+
+
+def simulate(model: QuantizedModel, images: Float, task: int) -> Simulation:
+    """Run the quantized model on images (N, channels, height, width) for one task."""
+    run = _Run(model, task)
+    image = saturate(np.floor(images / model.scales[model.image][0] + 0.5).astype(np.int64), 8)
+    run.integers[model.image] = image
+    for node in model.nodes:
+        run.integers[node.name] = run.apply(node)
+    return Simulation({node.name: run.real(node.name) for node in model.nodes}, run.routing)
+
+
+class _Run:
+    """Integer tensors (N, tokens, features) of one run."""
+
+    def __init__(self, model: QuantizedModel, task: int) -> None:
+        self.model = model
+        self.task = task
+        self.integers: dict[str, Int64] = {}
+        self.wide: dict[str, Int64] = {}
+        self.routing: dict[str, Int64] = {}
+        self.int16 = wide_tensors(model)
+
+    def real(self, name: str) -> Float:
+        """A tensor in real numbers."""
+        value = self.integers[name]
+        return (value * self._scale_of(name, value.shape[-1])).astype(np.float32)
+
+    def _scale_of(self, name: str, features: int) -> NDArray[np.float64]:
+        scale = self.model.scales[name]
+        return np.repeat(scale, features // len(scale))
+
+    def apply(self, node: Node) -> Int64:
+        inputs = [self.integers[name] for name in node.inputs]
+        match node:
+            case QuantizedPatchEmbed():
+                return self._patch_embed(node, inputs[0])
+            case QuantizedLayerNorm():
+                return self._layer_norm(node, inputs[0])
+            case QuantizedLinear():
+                scale = self._scale_of(node.name, len(node.matrix.bias))
+                input_scale = float(self.model.scales[node.inputs[0]][0])
+                bits = 16 if node.name in self.int16 else 8
+                return linear(node.matrix, inputs[0], input_scale, scale, node.activation, bits)
+            case QuantizedAttention():
+                return self._attention(node, *inputs)
+            case QuantizedMixture():
+                return self._mixture(node, inputs[0])
+            case Add():
+                return saturate(inputs[0] + inputs[1], 16)
+            case Rows():
+                return inputs[0][:, node.start : node.stop]
+        raise NotImplementedError(type(node).__name__)
+
+    def _patch_embed(self, node: QuantizedPatchEmbed, image: Int64) -> Int64:
+        cut = patches(image.astype(np.float32), (node.weight.shape[2], node.weight.shape[3]))
+        matrix = QuantizedMatrix(
+            node.weight.reshape(len(node.weight), -1), node.scale, np.zeros(len(node.weight), np.int32)
+        )
+        input_scale = float(self.model.scales[node.inputs[0]][0])
+        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, 16)
+        tokens = np.repeat(node.init[None].astype(np.int64), len(image), axis=0)
+        tokens[:, node.first : node.first + embedded.shape[1]] += embedded
+        return saturate(tokens, 16)
+
+    def _layer_norm(self, node: QuantizedLayerNorm, x: Int64) -> Int64:
+        dim = x.shape[-1]
+        total = x.sum(axis=-1, keepdims=True)
+        spread = dim * np.square(x).sum(axis=-1, keepdims=True) - total * total + node.epsilon
+        normalized = (dim * x - total) / np.sqrt(spread) * (1 << _NORMALIZED_FRACTION)
+        z = saturate(np.floor(normalized + 0.5).astype(np.int64), _NORMALIZED_BITS)
+        result = z * node.gamma + node.beta
+        if node.wide:
+            self.wide[node.name] = np.clip(round_shift(result, node.shift - 8), -GATE_LIMIT, GATE_LIMIT)
+        return saturate(round_shift(result, node.shift), 8)
+
+    def _attention(self, node: QuantizedAttention, query: Int64, key: Int64, value: Int64) -> Int64:
+        scales = [np.resize(self.model.scales[name], node.heads) for name in node.inputs]
+        out_scale = float(self.model.scales[node.name][0])
+        heads = []
+        for head in range(node.heads):
+            q, k, v = (x.reshape(*x.shape[:2], node.heads, -1)[:, :, head] for x in (query, key, value))
+            factor = node.scale * scales[0][head] * scales[1][head] * math.log2(math.e)
+            y = requantize(_product(q, k), *quantize_multiplier(factor * (1 << SCORE_FRACTION_BITS)), 16)
+            p16 = probabilities(y)
+            total = p16.sum(axis=-1, keepdims=True)
+            p = np.minimum(round_shift(p16, 8), 255) * 256 if node.p_bits == 8 else p16
+            mixed = _product(p, v.transpose(0, 2, 1)) / total * (scales[2][head] / out_scale)
+            heads.append(saturate(np.floor(mixed + 0.5).astype(np.int64), 8))
+        return np.concatenate(heads, axis=-1)
+
+    def _mixture(self, node: QuantizedMixture, x: Int64) -> Int64:
+        wide_scale = float(self.model.scales[node.inputs[0]][0]) / 256
+        score = _product(self.wide[node.inputs[0]], node.gate_weight[self.task][None].astype(np.int64))
+        score = score + node.gate_bias[self.task]
+        chosen = np.argsort(-score, axis=-1, kind="stable")[..., : node.k]
+        self.routing[node.name] = chosen
+        logits = score * (wide_scale * node.gate_scale)
+        share = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        picked = np.take_along_axis(share, chosen, axis=-1)
+        total = (picked if node.renormalize else share).sum(axis=-1, keepdims=True)
+        weights = np.floor(picked / total * (1 << GATE_FRACTION) + 0.5).astype(np.int64)
+        input_scale, out_scale = float(self.model.scales[node.inputs[0]][0]), self.model.scales[node.name]
+        hidden_scale = np.array([node.hidden_scale])
+        y = np.zeros((*x.shape[:2], len(node.experts[0].fc2.bias)), np.int64)
+        for index, expert in enumerate(node.experts):
+            image, token, rank = np.nonzero(chosen == index)
+            hidden = linear(expert.fc1, x[image, token], input_scale, hidden_scale, node.activation, 8)
+            made = linear(expert.fc2, hidden, node.hidden_scale, out_scale, None, 16)
+            weighted = round_shift(made * weights[image, token, rank, None], GATE_FRACTION)
+            y[image, token] = y[image, token] + weighted
+        return saturate(y, 16)
+
+
+def wide_tensors(model: QuantizedModel) -> set[str]:
+    """Tensors of 16 bits: the residual stream, what is added to it or normalized, and model outputs."""
+    wide = {output.tensor for output in model.outputs}
+    for node in model.nodes:
+        if isinstance(node, QuantizedPatchEmbed | QuantizedMixture):
+            wide.add(node.name)
+        if isinstance(node, Add):
+            wide.update((node.name, *node.inputs))
+        if isinstance(node, QuantizedLayerNorm):
+            wide.update(node.inputs)
+    for node in reversed(model.nodes):
+        if isinstance(node, Rows) and node.name in wide:
+            wide.update(node.inputs)
+    return wide
+
+
+def linear(
+    matrix: QuantizedMatrix,
+    x: Int64,
+    input_scale: float,
+    out_scale: NDArray[np.float64],
+    activation: str | None,
+    bits: int,
+) -> Int64:
+    """A linear layer and its activation; x (..., in) to (..., out) of `bits` bits at `out_scale` (one or per feature)."""
+    accumulator = _product(x, matrix.weight.astype(np.int64)) + matrix.bias
+    if activation is None:
+        return requantize(accumulator, *_multipliers(input_scale * matrix.scale / out_scale), bits)
+    unit = float(1 << ACTIVATION_INPUT_FRACTION)
+    v = requantize(accumulator, *_multipliers(input_scale * matrix.scale * unit), ACTIVATION_INPUT_BITS)
+    real = _activation_values(activation)[v + (1 << (ACTIVATION_INPUT_BITS - 1))]
+    return saturate(np.floor(real / out_scale + 0.5).astype(np.int64), bits)
+
+
+def probabilities(y: Int64) -> Int64:
+    """Base-2 scores (..., keys) with 8 fraction bits to p16 = 2**16 * 2**(y - max), max an integer."""
+    peak = -((-y.max(axis=-1, keepdims=True)) >> SCORE_FRACTION_BITS)
+    below = (peak << SCORE_FRACTION_BITS) - y
+    shift = np.minimum(below >> SCORE_FRACTION_BITS, 31)
+    fraction = below & ((1 << SCORE_FRACTION_BITS) - 1)
+    return np.minimum(round_shift(exponential_table()[fraction], shift), 65535)
+
+
+def _product(left: Int64, right: Int64) -> Int64:
+    """Product of left and the transpose of right over the last axes; exact while the sums stay below 2**53."""
+    other = np.asarray(right, np.float64)
+    made = np.asarray(left, np.float64) @ (other.swapaxes(-1, -2) if other.ndim > 1 else other)
+    return made.astype(np.int64)
+
+
+def _multipliers(factors: NDArray[np.float64]) -> tuple[Int64, Int64]:
+    pairs = [quantize_multiplier(float(factor)) for factor in factors]
+    return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
+
+
+@cache
+def _activation_values(name: str) -> NDArray[np.float64]:
+    """f(x) for every 18-bit input, from -32 to 32."""
+    function, _ = ACTIVATIONS[name]
+    half = 1 << (ACTIVATION_INPUT_BITS - 1)
+    inputs = np.arange(-half, half) / (1 << ACTIVATION_INPUT_FRACTION)
+    return np.array([function(float(x)) for x in inputs])
