@@ -77,7 +77,8 @@ def leaders(positions: Any, n: Any, axis: Axis) -> IntArray:
     positions = np.asarray(positions, dtype=np.int64)
     first = positions - positions % axis.stride
     offset = axis.stride - 1 if axis.causal else axis.stride // 2
-    return np.minimum(first + offset, n - 1)
+    leader: IntArray = np.minimum(first + offset, n - 1)
+    return leader
 
 
 def window_starts(positions: Any, n: int, axis: Axis) -> IntArray:

@@ -49,7 +49,7 @@ def _per_axis_bool(value: Any, rank: int) -> tuple[bool, ...]:
     return tuple(bool(item) for item in items)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Pattern:
     """A valid pattern; scalars are broadcast to every axis.
 
@@ -74,22 +74,28 @@ class Pattern:
 
     layout: tuple[int, ...]
     window: tuple[int, ...]
-    stride: tuple[int, ...] = 1  # type: ignore[assignment]
-    dilation: tuple[int, ...] = 1  # type: ignore[assignment]
-    causal: tuple[bool, ...] = False  # type: ignore[assignment]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    causal: tuple[bool, ...]
 
-    def __post_init__(self) -> None:
-        layout: Any = self.layout
-        shape = (layout,) if np.ndim(layout) == 0 else tuple(layout)
+    def __init__(
+        self,
+        layout: int | Sequence[int],
+        window: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        causal: bool | Sequence[bool] = False,
+    ) -> None:
+        shape = (layout,) if isinstance(layout, int) else tuple(layout)
         if not 1 <= len(shape) <= 3:
             raise RefusedError(
                 f"a layout of {len(shape)} axes", "1, 2 or 3 axes", "flatten or split the layout"
             )
         rank = len(shape)
         object.__setattr__(self, "layout", per_axis(shape, rank, "layout"))
-        for name in ("window", "stride", "dilation"):
-            object.__setattr__(self, name, per_axis(getattr(self, name), rank, name))
-        object.__setattr__(self, "causal", _per_axis_bool(self.causal, rank))
+        for name, value in (("window", window), ("stride", stride), ("dilation", dilation)):
+            object.__setattr__(self, name, per_axis(value, rank, name))
+        object.__setattr__(self, "causal", _per_axis_bool(causal, rank))
         for index in range(rank):
             self._check_axis(index)
 
