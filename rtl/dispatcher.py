@@ -1,0 +1,198 @@
+"""Fetches the program in order, fills the four queues, and keeps the tokens between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Assert, Cat, Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hwattn.rtl.commands import command_stream
+from hwattn.rtl.interfaces import entry_write, lookup_port
+from hwattn.rtl.queue import PC_BITS, InstructionQueue, queue_kinds
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import (
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    QUEUES,
+    TOKEN_LIMIT,
+    Instruction,
+    Opcode,
+    Predicated,
+    Queue,
+)
+from hwattn.spec.registers import ErrorCause
+
+UNIT_KINDS: tuple[type[Instruction], ...] = tuple(kind for queue in Queue for kind in queue_kinds(queue))
+"""Every kind that a unit runs, in order of queues: the order of commands."""
+
+LOOKUP_QUEUES = tuple(queue for queue in Queue if any(issubclass(kind, Predicated) for kind in queue_kinds(queue)))
+"""The queues that read the metaqueue, in the order of the router's look-ups."""
+
+
+class Dispatcher(wiring.Component):
+    """The command processor (the decoupled access-execute scheme of VTA, between all pairs of queues).
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    program : sequence of int
+        Encoded instructions: initial contents of the program memory.
+
+    Members
+    -------
+    program_write : In(entry_write)
+        The host's writes into the program memory, whole instructions.
+    start, step : In(1), entry : In(16), single_step : In(1)
+        Begin at `entry`; with `single_step`, held until done, run one instruction for each `step`.
+    running, paused, done, error : Out(1), cause : Out(4), pc : Out(16)
+        `paused`: single-step, all at rest, `pc` comes next. `done` and `error` stay until the next start.
+    command_K : Out(command_stream(kind)), done_K : In(1)
+        To and from each unit, K the kind's name in lower case.
+    lookups : Out(lookup_port()), one for each queue of LOOKUP_QUEUES
+    issued, skipped : Out(1)
+        An instruction has been handed to a queue; instructions skipped in this cycle (a count).
+    head, occupied, working, waiting : one for each queue
+        As in InstructionQueue.
+
+    Latency
+    -------
+    An instruction is fetched every three cycles while its queue has room.
+    """
+
+    def __init__(self, config: AcceleratorConfig, program: Sequence[int] = ()) -> None:
+        self.config = config
+        self.program = list(program)
+        members = {
+            "program_write": In(entry_write(PC_BITS, INSTRUCTION_BITS)),
+            "start": In(1),
+            "step": In(1),
+            "single_step": In(1),
+            "entry": In(PC_BITS),
+            "running": Out(1),
+            "paused": Out(1),
+            "done": Out(1),
+            "error": Out(1),
+            "cause": Out(4),
+            "pc": Out(PC_BITS),
+            "issued": Out(1),
+            "skipped": Out(range(QUEUES + 1)),
+            "lookups": Out(lookup_port()).array(len(LOOKUP_QUEUES)),
+            "head": Out(PC_BITS).array(QUEUES),
+            "occupied": Out(QUEUES),
+            "working": Out(QUEUES),
+            "waiting": Out(QUEUES),
+        }
+        for kind in UNIT_KINDS:
+            members[f"command_{kind.__name__.lower()}"] = Out(command_stream(kind))
+            members[f"done_{kind.__name__.lower()}"] = In(1)
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        queues = [InstructionQueue(self.config, queue) for queue in Queue]
+        for queue, unit in zip(Queue, queues, strict=True):
+            m.submodules[f"queue_{queue.name.lower()}"] = unit
+        self._connect(m, queues)
+        self._tokens(m, queues)
+        self._fetch(m, queues)
+        return m
+
+    def _connect(self, m: Module, queues: list[InstructionQueue]) -> None:
+        """Tie the queues to the component's ports."""
+        for unit in queues:
+            for number, kind in enumerate(unit.kinds):
+                name = kind.__name__.lower()
+                connect(m, getattr(unit, f"command_{number}"), flipped(getattr(self, f"command_{name}")))
+                m.d.comb += getattr(unit, f"done_{number}").eq(getattr(self, f"done_{name}"))
+            m.d.comb += self.head[unit.queue].eq(unit.head)
+        for port, queue in zip(self.lookups, LOOKUP_QUEUES, strict=True):
+            connect(m, queues[queue].lookup, flipped(port))
+        m.d.comb += [
+            self.occupied.eq(Cat(unit.occupied for unit in queues)),
+            self.working.eq(Cat(unit.working for unit in queues)),
+            self.waiting.eq(Cat(unit.waiting for unit in queues)),
+            self.skipped.eq(sum(unit.skipped for unit in queues)),
+        ]
+
+    def _tokens(self, m: Module, queues: list[InstructionQueue]) -> None:
+        """Count the tokens between every pair of queues."""
+        for giver in Queue:
+            for taker in Queue:
+                if giver == taker:
+                    continue
+                count = Signal(range(TOKEN_LIMIT + 1), name=f"tokens_{giver.name.lower()}_{taker.name.lower()}")
+                more, fewer = queues[giver].left[taker], queues[taker].taken[giver]
+                with m.If(self.start):
+                    m.d.sync += count.eq(0)
+                with m.Else():
+                    m.d.sync += count.eq(count + more - fewer)
+                m.d.comb += queues[taker].ready_from[giver].eq(count != 0)
+                m.d.sync += Assert(~more | fewer | (count != TOKEN_LIMIT))
+
+    def _fetch(self, m: Module, queues: list[InstructionQueue]) -> None:
+        """Read the program in order and hand each instruction to its queue."""
+        m.submodules.program = program = memory.Memory(
+            shape=INSTRUCTION_BITS, depth=self.config.program_words, init=self.program
+        )
+        write, read = program.write_port(), program.read_port()
+        m.d.comb += [
+            write.addr.eq(self.program_write.payload.addr),
+            write.data.eq(self.program_write.payload.data),
+            write.en.eq(self.program_write.valid),
+            self.program_write.ready.eq(1),
+            read.addr.eq(self.pc),
+        ]
+        opcode = read.data[:OPCODE_BITS]
+        known = {int(kind.opcode): queues[kind.queue] for kind in UNIT_KINDS}
+        at_rest = Cat(unit.idle for unit in queues).all()
+        accepted = Signal()
+        for unit in queues:
+            m.d.comb += [
+                unit.instruction.payload.word.eq(read.data),
+                unit.instruction.payload.pc.eq(self.pc),
+            ]
+
+        with m.FSM() as fsm:
+            with m.State("Stopped"), m.If(self.start):
+                m.d.sync += [self.pc.eq(self.entry), self.done.eq(0), self.error.eq(0), self.cause.eq(ErrorCause.NONE)]
+                m.next = "Next"
+            with m.State("Next"):
+                with m.If(self.single_step):
+                    # queues have seen the last instruction in this cycle, at the latest
+                    with m.If(at_rest):
+                        m.next = "Paused"
+                with m.Else():
+                    m.next = "Fetch"
+            with m.State("Paused"):
+                m.d.comb += self.paused.eq(1)
+                with m.If(self.step):
+                    m.next = "Fetch"
+            with m.State("Fetch"):
+                m.next = "Decode"
+            with m.State("Decode"):
+                with m.Switch(opcode):
+                    with m.Case(Opcode.HALT):
+                        m.next = "Drain"
+                    for code, unit in known.items():
+                        with m.Case(code):
+                            m.d.comb += [
+                                unit.instruction.valid.eq(1),
+                                accepted.eq(unit.instruction.ready),
+                            ]
+                    with m.Default():
+                        m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.UNKNOWN_INSTRUCTION)]
+                        m.next = "Drain"
+                with m.If(accepted):
+                    with m.If(self.pc == self.config.program_words - 1):
+                        m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.END_OF_PROGRAM)]
+                        m.next = "Drain"
+                    with m.Else():
+                        m.d.sync += self.pc.eq(self.pc + 1)
+                        m.next = "Next"
+            with m.State("Drain"), m.If(at_rest):
+                m.d.sync += self.done.eq(~self.error)
+                m.next = "Stopped"
+        m.d.comb += [self.issued.eq(accepted), self.running.eq(~fsm.ongoing("Stopped"))]

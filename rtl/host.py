@@ -1,0 +1,234 @@
+"""The host's side of the machine: reads and writes of 32-bit units, decoded into regions."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import crc, data, stream, wiring
+from amaranth.lib.crc import catalog
+from amaranth.lib.wiring import In, Out
+
+from hwattn.rtl.interfaces import (
+    NORM_PARAM_BITS,
+    PARAM_ADDRESS_BITS,
+    TABLE_ADDRESS_BITS,
+    WORD_ADDRESS_BITS,
+    entry_write,
+    param_layout,
+    read_port,
+    table_layout,
+    write_port,
+)
+from hwattn.rtl.queue import PC_BITS
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import INSTRUCTION_BITS
+from hwattn.spec.registers import REGION_SHIFT, UNITS, Control, Region, Register
+
+UNIT_BITS = 32
+REGISTER_BITS = 8
+
+REQUEST_LAYOUT = data.StructLayout({"write": 1, "addr": UNIT_BITS, "data": UNIT_BITS})
+"""A host request: a write of `data`, or a read, which is answered by one response."""
+
+
+def host_request() -> wiring.Signature:
+    """Return the stream of the host's requests."""
+    return stream.Signature(REQUEST_LAYOUT)
+
+
+def host_response() -> wiring.Signature:
+    """Return the stream of answers to reads, in order."""
+    return stream.Signature(UNIT_BITS)
+
+
+class Host(wiring.Component):
+    """Serves the host's requests one after the other.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    request : In(host_request()), response : Out(host_response())
+    register : Out(8), register_data : In(32)
+        Register to read; its value comes one cycle later.
+    register_write : Out(entry_write(8, 32))
+        Writes to registers, the ones to CONTROL among them.
+    act_read : Out(read_port), act_write, weight_write : Out(write_port)
+    param_write, norm_write, table_write, program_write : Out(entry_write)
+        Whole entries of the other memories.
+    scan_base, scan_words : In
+        The range that CONTROL.SCAN and CONTROL.CLEAR go over.
+    scan_crc : Out(32)
+        CRC-32 of the last scan.
+
+    Latency
+    -------
+    Three cycles for a write, four for a read, more where a memory is busy. A scan takes a cycle for each word, in which no other request is taken.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "request": In(host_request()),
+                "response": Out(host_response()),
+                "register": Out(REGISTER_BITS),
+                "register_data": In(UNIT_BITS),
+                "register_write": Out(entry_write(REGISTER_BITS, UNIT_BITS)),
+                "act_read": Out(read_port(config)),
+                "act_write": Out(write_port(config)),
+                "weight_write": Out(write_port(config)),
+                "param_write": Out(entry_write(PARAM_ADDRESS_BITS, param_layout())),
+                "norm_write": Out(entry_write(PARAM_ADDRESS_BITS, NORM_PARAM_BITS)),
+                "table_write": Out(entry_write(TABLE_ADDRESS_BITS, table_layout())),
+                "program_write": Out(entry_write(PC_BITS, INSTRUCTION_BITS)),
+                "scan_base": In(WORD_ADDRESS_BITS),
+                "scan_words": In(WORD_ADDRESS_BITS + 1),
+                "scan_crc": Out(UNIT_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        request = Signal(REQUEST_LAYOUT)
+        unit, region = request.addr[:REGION_SHIFT], request.addr[REGION_SHIFT:]
+        units_in_word = self.config.lanes * 8 // UNIT_BITS
+        lane_bits = units_in_word.bit_length() - 1
+        lane, word = unit[:lane_bits], unit[lane_bits:]
+        answer = Signal(UNIT_BITS)
+        scanning, last = Signal(), Signal()
+        scan_control = Control.SCAN | Control.CLEAR
+        m.d.comb += [
+            self.response.payload.eq(answer),
+            self.register.eq(unit),
+            self.register_write.payload.addr.eq(unit),
+            self.register_write.payload.data.eq(request.data),
+        ]
+        written = {
+            Region.CSR: self.register_write,
+            Region.ACT: self.act_write,
+            Region.WEIGHT: self.weight_write,
+            Region.PARAM: self.param_write,
+            Region.NORM: self.norm_write,
+            Region.TABLE: self.table_write,
+            Region.PROGRAM: self.program_write,
+        }
+        entry_complete = self._entries(m, request, unit, region)
+        for port in (self.act_write, self.weight_write):
+            m.d.comb += [
+                port.payload.addr.eq(word),
+                port.payload.data.eq(request.data.replicate(units_in_word)),
+                port.payload.mask.eq(0b1111 << (lane << 2)),
+            ]
+        m.d.comb += self.act_read.request.payload.eq(word)
+
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.request.ready.eq(1)
+                m.d.sync += request.eq(self.request.payload)
+                with m.If(self.request.valid):
+                    m.next = "Decode"
+            with m.State("Decode"):
+                with m.If(request.write):
+                    m.next = "Write"
+                with m.Elif(region == Region.ACT):
+                    m.d.comb += self.act_read.request.valid.eq(1)
+                    with m.If(self.act_read.request.ready):
+                        m.next = "Read memory"
+                with m.Else():
+                    m.next = "Read register"
+            with m.State("Write"):
+                with m.Switch(region):
+                    for number, port in written.items():
+                        with m.Case(number):
+                            complete = entry_complete.get(number, Const(1))
+                            m.d.comb += port.valid.eq(complete)
+                            with m.If(port.ready | ~complete):
+                                m.next = "Idle"
+                    with m.Default():
+                        m.next = "Idle"
+                controls = (region == Region.CSR) & (unit == Register.CONTROL)
+                with m.If(controls & ((request.data & scan_control) != 0) & (self.scan_words != 0)):
+                    m.next = "Scan"
+            with m.State("Read memory"):
+                m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
+                m.next = "Respond"
+            with m.State("Read register"):
+                m.d.sync += answer.eq(self.register_data)
+                with m.If(region != Region.CSR):
+                    m.d.sync += answer.eq(0)
+                m.next = "Respond"
+            with m.State("Respond"):
+                m.d.comb += self.response.valid.eq(1)
+                with m.If(self.response.ready):
+                    m.next = "Idle"
+            with m.State("Scan"):
+                m.d.comb += scanning.eq(1)
+                with m.If(last):
+                    m.next = "Settle"
+            with m.State("Settle"):
+                # the last word of a scan is still on its way into the CRC
+                m.next = "Idle"
+        self._scan(m, request.data, scanning, last)
+        return m
+
+    def _entries(self, m: Module, request: data.View, unit: Signal, region: Signal) -> dict[Region, Signal]:
+        """Collect the units of an entry, written one after the other; return, by region, whether the unit at hand completes one."""
+        held = Signal(INSTRUCTION_BITS - UNIT_BITS)
+        with m.If(self.request.valid & self.request.ready & self.request.payload.write):
+            m.d.sync += held.eq(Cat(held, request.data)[UNIT_BITS:])
+        complete = {}
+        ports = {
+            Region.PARAM: self.param_write,
+            Region.NORM: self.norm_write,
+            Region.TABLE: self.table_write,
+            Region.PROGRAM: self.program_write,
+        }
+        for number, port in ports.items():
+            units = UNITS[number]
+            unit_bits = units.bit_length() - 1
+            whole = Cat(held, request.data)[-units * UNIT_BITS :]
+            low, high = whole[:UNIT_BITS], whole[UNIT_BITS:]
+            entry = port.payload.data
+            m.d.comb += port.payload.addr.eq(unit[unit_bits:])
+            complete[number] = unit[:unit_bits].all()
+            if number == Region.PARAM:
+                m.d.comb += [entry.bias.eq(low), entry.multiplier.eq(high[:16]), entry.shift.eq(high[16:])]
+            elif number == Region.TABLE:
+                m.d.comb += [entry.value.eq(low), entry.difference.eq(high)]
+            else:
+                m.d.comb += entry.eq(whole)
+        return complete
+
+    def _scan(self, m: Module, control: Signal, scanning: Signal, last: Signal) -> None:
+        """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
+        m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
+        index = Signal.like(self.scan_words)
+        moved, reads = Signal(), Signal()
+        m.d.comb += [
+            reads.eq(scanning & ((control & Control.SCAN) != 0)),
+            last.eq(moved & (index == self.scan_words - 1)),
+            checksum.start.eq(moved & reads & (index == 0)),
+            checksum.data.eq(self.act_read.data),
+            self.scan_crc.eq(checksum.crc),
+        ]
+        m.d.sync += checksum.valid.eq(moved & reads)
+        with m.If(reads):
+            m.d.comb += [
+                self.act_read.request.payload.eq(self.scan_base + index),
+                self.act_read.request.valid.eq(1),
+                moved.eq(self.act_read.request.ready),
+            ]
+        with m.Elif(scanning):
+            m.d.comb += [
+                self.act_write.payload.addr.eq(self.scan_base + index),
+                self.act_write.payload.data.eq(0),
+                self.act_write.payload.mask.eq(~0),
+                self.act_write.valid.eq(1),
+                moved.eq(self.act_write.ready),
+            ]
+        with m.If(last):
+            m.d.sync += index.eq(0)
+        with m.Elif(moved):
+            m.d.sync += index.eq(index + 1)

@@ -1,0 +1,175 @@
+"""One of the four instruction queues: waits for tokens, resolves the expert, and hands commands to the units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwattn.rtl.commands import command_layout, command_stream
+from hwattn.rtl.interfaces import lookup_port
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import INSTRUCTIONS, OPCODE_BITS, QUEUES, Instruction, Predicated, Queue, fields
+
+PC_BITS = 16
+
+
+def queue_kinds(queue: Queue) -> list[type[Instruction]]:
+    """Return the kinds of instruction that a queue's units run, Halt left out."""
+    return [kind for kind in INSTRUCTIONS.values() if kind.queue == queue and kind.opcode]
+
+
+def instruction_layout(kind: type[Instruction]) -> data.StructLayout:
+    """Return the layout of an encoded instruction of a kind, without the bits above its last field."""
+    return data.StructLayout({"opcode": OPCODE_BITS, **{field.name: field.bits for field in fields(kind)}})
+
+
+def entry_layout(queue: Queue) -> data.StructLayout:
+    """Return what waits in a queue: the instruction, cut to the widest kind of this queue, and its number."""
+    width = max(instruction_layout(kind).size for kind in queue_kinds(queue))
+    return data.StructLayout({"word": width, "pc": PC_BITS})
+
+
+class InstructionQueue(wiring.Component):
+    """Holds instructions in order and runs one at a time.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    queue : Queue
+        Which of the four it is; a unit for each of its kinds is commanded.
+
+    Members
+    -------
+    instruction : In(stream of entry_layout(queue))
+    ready_from : In(4)
+        Bit q: a token from queue q is waiting here.
+    taken, left : Out(4)
+        Bit q, for one cycle: a token from queue q is taken; a token is left for queue q.
+    lookup : Out(lookup_port())
+        The metaqueue, read as the instruction starts.
+    command_N : Out(command_stream(kind)), done_N : In(1)
+        To and from the unit of the queue's N-th kind.
+    head : Out(PC_BITS), occupied, working, waiting, skipped, idle : Out(1)
+        The instruction at the head, whether there is one, whether a unit works on it, whether it waits for a token; a skipped
+        instruction ends (one cycle); nothing is held and nothing runs.
+
+    Latency
+    -------
+    Two cycles from a head with all its tokens to the unit's command, one from `done` to the next head; a skipped instruction takes two.
+    """
+
+    def __init__(self, config: AcceleratorConfig, queue: Queue) -> None:
+        self.config = config
+        self.queue = queue
+        self.kinds = queue_kinds(queue)
+        members = {
+            "instruction": In(stream.Signature(entry_layout(queue))),
+            "ready_from": In(QUEUES),
+            "taken": Out(QUEUES),
+            "left": Out(QUEUES),
+            "lookup": Out(lookup_port()),
+            "head": Out(PC_BITS),
+            "occupied": Out(1),
+            "working": Out(1),
+            "waiting": Out(1),
+            "skipped": Out(1),
+            "idle": Out(1),
+        }
+        for number, kind in enumerate(self.kinds):
+            members[f"command_{number}"] = Out(command_stream(kind))
+            members[f"done_{number}"] = In(1)
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        layout = entry_layout(self.queue)
+        m.submodules.buffer = buffer = fifo.SyncFIFOBuffered(width=layout.size, depth=self.config.queue_depth)
+        head = data.View(layout, buffer.r_data)
+        m.d.comb += [
+            buffer.w_data.eq(self.instruction.payload.as_value()),
+            buffer.w_en.eq(self.instruction.valid),
+            self.instruction.ready.eq(buffer.w_rdy),
+            self.head.eq(head.pc),
+            self.occupied.eq(buffer.r_rdy),
+        ]
+        views = [data.View(instruction_layout(kind), head.word[: instruction_layout(kind).size]) for kind in self.kinds]
+        # operation code, pop and push lie at the same place in every kind
+        opcode, pop, push = views[0].opcode, views[0].pop, views[0].push
+        tokens_here = (pop & ~self.ready_from) == 0
+        expert = Signal.like(self.lookup.expert)
+        left_of_queue = Signal.like(self.lookup.count)
+        finished, skip = Signal(), Signal()
+
+        with m.FSM() as fsm:
+            with m.State("Wait"), m.If(buffer.r_rdy):
+                m.d.comb += self.waiting.eq(~tokens_here)
+                with m.If(tokens_here):
+                    m.d.comb += self.taken.eq(pop)
+                    self._resolve(m, opcode, views, skip, expert, left_of_queue)
+                    with m.If(skip):
+                        m.next = "Skip"
+                    with m.Else():
+                        m.next = "Issue"
+            with m.State("Issue"):
+                m.d.comb += self.working.eq(1)
+                for number, (kind, view) in enumerate(zip(self.kinds, views, strict=True)):
+                    command = getattr(self, f"command_{number}")
+                    m.d.comb += self._command(kind, view, command.payload, expert, left_of_queue)
+                    with m.If(opcode == kind.opcode):
+                        m.d.comb += command.valid.eq(1)
+                        with m.If(command.ready):
+                            m.next = "Run"
+            with m.State("Run"):
+                m.d.comb += self.working.eq(1)
+                for number, kind in enumerate(self.kinds):
+                    with m.If((opcode == kind.opcode) & getattr(self, f"done_{number}")):
+                        m.d.comb += finished.eq(1)
+                        m.next = "Wait"
+            with m.State("Skip"):
+                m.d.comb += [finished.eq(1), self.skipped.eq(1)]
+                m.next = "Wait"
+        with m.If(finished):
+            m.d.comb += [buffer.r_en.eq(1), self.left.eq(push)]
+        m.d.comb += self.idle.eq((buffer.level == 0) & fsm.ongoing("Wait"))
+        return m
+
+    def _resolve(
+        self,
+        m: Module,
+        opcode: data.View,
+        views: Sequence[data.View],
+        skip: Signal,
+        expert: Signal,
+        left_of_queue: Signal,
+    ) -> None:
+        """Look up the expert of a predicated instruction; note its number and what its queue holds beyond `first`."""
+        for kind, view in zip(self.kinds, views, strict=True):
+            if issubclass(kind, Predicated):
+                with m.If((opcode == kind.opcode) & view.expert_enable):
+                    m.d.comb += [
+                        self.lookup.meta.eq(view.meta),
+                        skip.eq(~self.lookup.present | (self.lookup.count <= view.first)),
+                    ]
+                    m.d.sync += [expert.eq(self.lookup.expert), left_of_queue.eq(self.lookup.count - view.first)]
+
+    def _command(
+        self, kind: type[Instruction], view: data.View, payload: data.View, expert: Signal, left_of_queue: Signal
+    ) -> list[object]:
+        """Fill a unit's command from the instruction; `expert` counts only where the instruction asks for one."""
+        predicated = issubclass(kind, Predicated)
+        assignments: list[object] = []
+        for name, _ in command_layout(kind):
+            target = getattr(payload, name)
+            if name == "expert" and predicated:
+                value = Mux(view.expert_enable, expert, Const(0))
+            elif name == "rows" and predicated:
+                fewer = view.expert_enable & (left_of_queue < view.rows)
+                value = Mux(fewer, left_of_queue, view.rows)
+            else:
+                value = getattr(view, name)
+            assignments.append(target.eq(value))
+        return assignments
+
