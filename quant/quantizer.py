@@ -65,7 +65,9 @@ class Quantization:
     residual_sqnr_db: float
 
 
-def quantize(graph: Graph, calibration: Float, name: str, migration: bool = True) -> Quantization:
+def quantize(
+    graph: Graph, calibration: Float, name: str, source: str = "", migration: bool = True
+) -> Quantization:
     """Quantize a graph.
 
     Parameters
@@ -75,6 +77,8 @@ def quantize(graph: Graph, calibration: Float, name: str, migration: bool = True
         Typical images, normalized as for the float model.
     name : str
         Name of the model.
+    source : str
+        SHA-256 of the float ONNX file, kept in the model.
     migration : bool
         Move scales between LayerNorm, values and the weights that follow.
 
@@ -102,6 +106,7 @@ def quantize(graph: Graph, calibration: Float, name: str, migration: bool = True
         nodes,
         graph.outputs,
         work.scales,
+        source,
     )
     return Quantization(model, graph, sqnr)
 

@@ -101,7 +101,10 @@ class QuantizedMixture(Node):
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized transformer encoder; ``nodes`` also holds the graph's own ``Add`` and ``Rows``."""
+    """A quantized transformer encoder; ``nodes`` also holds the graph's own ``Add`` and ``Rows``.
+
+    `source` is the SHA-256 of the float ONNX file in hexadecimal, empty where there was none.
+    """
 
     name: str
     image: str
@@ -111,6 +114,7 @@ class QuantizedModel:
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
     scales: dict[str, Float64]
+    source: str = ""
     by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -94,6 +94,7 @@ def make_model(
         nodes,
         (Output("digit", "first", (dim,), 0), Output("all", "sum", (5, dim), None)),
         {name: rng.random(2 if name == "q" else 1) + 1e-9 for name in names},
+        "ab" * 32,
     )
 
 

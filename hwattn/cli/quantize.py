@@ -1,0 +1,87 @@
+"""``hwattn quantize``: post-training quantization, with the SQNR of each layer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hwattn.cli.arguments import add_model
+from hwattn.cli.models import calibration_arrays, calibration_images, file_digest, float_model
+from hwattn.cli.output import Output, table
+from hwattn.quant.importer import import_model
+from hwattn.quant.quantizer import RESIDUAL_SQNR_MIN, quantize
+from hwattn.quant.report import LayerReport, measure
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.hwq import save_model
+
+HELP = (
+    "Quantize an ONNX model to int8 with images to calibrate with, and write it as .hwq. Reports how close "
+    "each layer's integers come to its real numbers, over the calibration images."
+)
+
+WEAK_SQNR = 20.0
+"""dB under which a layer is named in a warning."""
+
+_MEASURED_IMAGES = 128
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_model(parser)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="X.npz",
+        help="images to calibrate with; default: the workload's own calibration set",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="M.hwq", help="the file to write")
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    """Quantize, write and report."""
+    if args.output.suffix != ".hwq":
+        raise RefusedError(
+            f"the output {args.output}", "a file name that ends in .hwq", f"write -o {args.output}.hwq"
+        )
+    source = float_model(args.model)
+    arrays = calibration_arrays(source, args.calibration)
+    graph = import_model(source.onnx)
+    images = calibration_images(graph, arrays)
+    made = quantize(graph, images, source.name, file_digest(source.onnx))
+    layers = measure(made.graph, made.model, images[:_MEASURED_IMAGES])
+    save_model(made.model, args.output)
+    size = args.output.stat().st_size
+    out.print(
+        table(
+            ["layer", "kind", "SQNR dB"],
+            [(layer.name, layer.kind, f"{layer.sqnr_db:.1f}") for layer in layers],
+            right=["SQNR dB"],
+        )
+    )
+    out.print(
+        f"Residual stream: rounding to int16 leaves {made.residual_sqnr_db:.1f} dB at worst "
+        f"({RESIDUAL_SQNR_MIN:.0f} needed)."
+    )
+    out.print(f"Wrote {args.output} ({size / 1024:.0f} KiB), calibrated with {len(images)} images.")
+    _warn(layers, out)
+    out.result(
+        {
+            "model": source.name,
+            "file": args.output,
+            "bytes": size,
+            "calibration_images": len(images),
+            "residual_sqnr_db": made.residual_sqnr_db,
+            "layers": [
+                {"name": layer.name, "kind": layer.kind, "sqnr_db": layer.sqnr_db} for layer in layers
+            ],
+        }
+    )
+    return 0
+
+
+def _warn(layers: tuple[LayerReport, ...], out: Output) -> None:
+    weak = [layer.name for layer in layers if layer.sqnr_db < WEAK_SQNR]
+    if weak:
+        out.warn(
+            f"under {WEAK_SQNR:.0f} dB: {', '.join(weak)}; more or more typical calibration images may help"
+        )
