@@ -119,7 +119,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | NDArray[Any]:
             return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
         loaded = np.load(path, allow_pickle=False)
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
     except OSError as error:
         if error.strerror is None:
             raise RefusedError(f"{path} is cut short or damaged", expected, remedy) from error
@@ -131,6 +131,10 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]] | NDArray[Any]:
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         reason = "holds pickled objects" if "allow_pickle" in str(error) else "is not a whole NumPy file"
         raise RefusedError(f"{path} {reason}", expected, remedy) from error
+    other = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if other:
+        raise RefusedError(f"{path} holds {', '.join(other)}, which is no array", expected, remedy)
+    return arrays
 
 
 def load_images(path: Path, image_name: str, image_shape: tuple[int, int, int]) -> NDArray[np.float32]:
