@@ -44,7 +44,8 @@ def exponential_table() -> Int64:
 def reciprocal_square_root_table() -> Int64:
     """First guess of 2**31 / sqrt(m) for m = (64 + index + 0.5) * 2**24; int64 of shape (192,), 16 bits."""
     centres = (np.arange(RSQRT_FIRST, 256) + 0.5) * 2.0**24
-    return np.minimum(np.floor(2.0**31 / np.sqrt(centres) + 0.5), 65535).astype(np.int64)
+    table: Int64 = np.minimum(np.floor(2.0**31 / np.sqrt(centres) + 0.5), 65535).astype(np.int64)
+    return table
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""The JSON document of every verb against the schema that is checked in, each asked for in the cheapest way."""
+
+import json
+from importlib import resources
+
+import jsonschema
+import pytest
+
+from hwattn.cli.main import VERBS, main
+
+SCHEMAS = resources.files("hwattn.cli") / "schemas"
+
+CALLS = [
+    ("check", ["check"]),
+    ("quantize", ["quantize", "digits", "-o", "{tmp}/digits.hwq"]),
+    ("eval", ["eval", "digits", "--images", "16"]),
+    ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
+    ("import", ["import", "digits"]),
+    ("boards", ["boards"]),
+]
+"""Schema, and arguments; ``{tmp}`` is a folder of the test's own."""
+
+REFUSED = [
+    ["check", "--no-such-option"],
+    ["no-such-verb"],
+    ["quantize", "{tmp}/absent.onnx", "-o", "{tmp}/x.hwq"],
+    ["eval", "{tmp}/absent.hwq"],
+    ["eval", "no-such-workload"],
+    ["run", "digits", "--input", "{tmp}/absent.npy", "-o", "{tmp}/y.npz"],
+    ["import", "{tmp}/absent.onnx"],
+]
+
+
+def schema(name):
+    return json.loads((SCHEMAS / f"{name}.json").read_text())
+
+
+def document(arguments, folder, capsys):
+    """Exit code, the one JSON document on standard output, and standard error."""
+    code = main([*(word.format(tmp=folder) for word in arguments), "--json"])
+    written = capsys.readouterr()
+    return code, json.loads(written.out), written.err
+
+
+@pytest.mark.parametrize("name", [*VERBS, "error"])
+def test_every_verb_has_a_valid_schema(name):
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+    assert schema(name)["required"][0] == "schema_version"
+    with pytest.raises(jsonschema.ValidationError, match="schema_version"):
+        jsonschema.validate({}, schema(name))
+
+
+@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=[" ".join(words[:2]) for _, words in CALLS])
+def test_documents(name, arguments, tmp_path, capsys):
+    code, written, errors = document(arguments, tmp_path, capsys)
+    assert code == 0, errors
+    jsonschema.validate(written, schema(name))
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=[" ".join(words[:2]) for words in REFUSED])
+def test_refusals(arguments, tmp_path, capsys):
+    code, written, errors = document(arguments, tmp_path, capsys)
+    assert code == 2
+    assert len(errors.splitlines()) == 1
+    jsonschema.validate(written, schema("error"))
+    assert not list(tmp_path.iterdir())
