@@ -1,0 +1,199 @@
+"""Activation and weight memory: block RAM behind prioritized ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Array, Assert, Cat, Module, Signal, unsigned
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+from numpy.typing import NDArray
+
+from hwattn.rtl.interfaces import read_port, write_port
+from hwattn.spec.config import AcceleratorConfig
+
+
+def grant(m: Module, wanted: Sequence[Any]) -> list[Signal]:
+    """Return one bit per client: it asks, and no client before it in the list does."""
+    granted = [Signal(name=f"grant_{index}") for index in range(len(wanted))]
+    for index, bit in enumerate(granted):
+        m.d.comb += bit.eq(wanted[index] & ~Cat(wanted[:index]).any())
+    return granted
+
+
+class BankedMemory(Component):
+    """The activation memory: `act_banks` banks of `act_words` words, each with one read and one write in a cycle.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    readers, writers : int
+        Number of ports; of those that want the same bank, the one with the lowest index goes first.
+
+    Members
+    -------
+    reads : In(read_port(config)).array(readers)
+    writes : In(write_port(config)).array(writers)
+    read_conflicts : Out(readers)
+        One bit per reader: it asks, and must wait in this cycle.
+    write_conflicts : Out(writers)
+
+    Latency
+    -------
+    Data one cycle after the request's handshake; one word per cycle, bank and direction. A word that is written can be read from
+    the next cycle on.
+
+    Bit accuracy
+    ------------
+    Word ``b * act_words + i`` is word i of bank b; all are 0 at first.
+    """
+
+    def __init__(self, config: AcceleratorConfig, readers: int, writers: int) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "reads": In(read_port(config)).array(readers),
+                "writes": In(write_port(config)).array(writers),
+                "read_conflicts": Out(readers),
+                "write_conflicts": Out(writers),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        index_bits = ceil_log2(config.act_words)
+        bank_bits = ceil_log2(config.act_banks)
+        reads, writes = list(self.reads), list(self.writes)
+        outputs = []
+        read_ready = [Signal(config.act_banks, name=f"read_ready_{index}") for index in range(len(reads))]
+        write_ready = [Signal(config.act_banks, name=f"write_ready_{index}") for index in range(len(writes))]
+
+        def bank_of(address: Any) -> Any:
+            return address[index_bits : index_bits + bank_bits]
+
+        for bank in range(config.act_banks):
+            m.submodules[f"bank_{bank}"] = memory = Memory(
+                shape=unsigned(8 * config.lanes), depth=config.act_words, init=[]
+            )
+            read, write = memory.read_port(), memory.write_port(granularity=8)
+            outputs.append(read.data)
+            granted = grant(
+                m, [port.request.valid & (bank_of(port.request.payload) == bank) for port in reads]
+            )
+            for index, (port, bit) in enumerate(zip(reads, granted, strict=True)):
+                m.d.comb += read_ready[index][bank].eq(bit)
+                with m.If(bit):
+                    m.d.comb += [read.en.eq(1), read.addr.eq(port.request.payload)]
+            granted = grant(m, [port.valid & (bank_of(port.payload.addr) == bank) for port in writes])
+            for index, (port, bit) in enumerate(zip(writes, granted, strict=True)):
+                m.d.comb += write_ready[index][bank].eq(bit)
+                with m.If(bit):
+                    m.d.comb += [
+                        write.en.eq(port.payload.mask),
+                        write.addr.eq(port.payload.addr),
+                        write.data.eq(port.payload.data),
+                    ]
+        for index, port in enumerate(reads):
+            served = Signal(bank_bits, name=f"served_{index}")
+            m.d.sync += port.valid.eq(port.request.valid & port.request.ready)
+            with m.If(port.request.valid):
+                m.d.sync += [
+                    served.eq(bank_of(port.request.payload)),
+                    Assert(port.request.payload < config.act_total_words, "read beyond the activation memory"),
+                ]
+            m.d.comb += [
+                port.request.ready.eq(read_ready[index].any()),
+                port.data.eq(Array(outputs)[served]),
+                self.read_conflicts[index].eq(port.request.valid & ~port.request.ready),
+            ]
+        for index, port in enumerate(writes):
+            with m.If(port.valid):
+                m.d.sync += Assert(
+                    port.payload.addr < config.act_total_words, "write beyond the activation memory"
+                )
+            m.d.comb += [
+                port.ready.eq(write_ready[index].any()),
+                self.write_conflicts[index].eq(port.valid & ~port.ready),
+            ]
+        return m
+
+
+class WordMemory(Component):
+    """A memory of words in one bank, such as the weight memory, with initial contents.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    depth : int
+        Words.
+    readers : int
+        Number of read ports; the one with the lowest index goes first.
+    init : ndarray of int8, shape (words, lanes), optional
+        Contents of the first words at power-up; the others are 0.
+
+    Members
+    -------
+    reads : In(read_port(config)).array(readers)
+    write : In(write_port(config))
+        Always ready.
+    read_conflicts : Out(readers)
+        One bit per reader: it asks, and must wait in this cycle.
+
+    Latency
+    -------
+    Data one cycle after the request's handshake; one read and one write per cycle.
+    """
+
+    def __init__(
+        self, config: AcceleratorConfig, depth: int, readers: int, init: NDArray[np.int8] | None = None
+    ) -> None:
+        self.config = config
+        self.depth = depth
+        contents = np.zeros((0, config.lanes), np.int8) if init is None else init
+        self._memory = data_memory(contents, depth, config.lanes)
+        super().__init__(
+            {
+                "reads": In(read_port(config)).array(readers),
+                "write": In(write_port(config)),
+                "read_conflicts": Out(readers),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = self._memory
+        read, write = memory.read_port(), memory.write_port(granularity=8)
+        reads = list(self.reads)
+        for index, (port, bit) in enumerate(zip(reads, grant(m, [port.request.valid for port in reads]), strict=True)):
+            m.d.comb += [
+                port.request.ready.eq(bit),
+                port.data.eq(read.data),
+                self.read_conflicts[index].eq(port.request.valid & ~bit),
+            ]
+            m.d.sync += port.valid.eq(bit)
+            with m.If(bit):
+                m.d.comb += [read.en.eq(1), read.addr.eq(port.request.payload)]
+                m.d.sync += Assert(port.request.payload < self.depth, "read beyond the memory")
+        m.d.comb += [
+            self.write.ready.eq(1),
+            write.addr.eq(self.write.payload.addr),
+            write.data.eq(self.write.payload.data),
+        ]
+        with m.If(self.write.valid):
+            m.d.comb += write.en.eq(self.write.payload.mask)
+            m.d.sync += Assert(self.write.payload.addr < self.depth, "write beyond the memory")
+        return m
+
+
+def data_memory(words: NDArray[np.int8], depth: int, lanes: int) -> Memory:
+    """Return a memory of `depth` words of `lanes` bytes, the first of them `words` (int8, shape (words, lanes))."""
+    if words.ndim != 2 or words.shape[1] != lanes or len(words) > depth:
+        raise ValueError(f"contents of shape {words.shape} do not fit {depth} words of {lanes} bytes")
+    rows = np.ascontiguousarray(words, np.int8)
+    return Memory(
+        shape=unsigned(8 * lanes), depth=depth, init=[int.from_bytes(row.tobytes(), "little") for row in rows]
+    )

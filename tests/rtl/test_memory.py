@@ -1,0 +1,136 @@
+"""Activation and weight memory: every read is the latest write, priorities, conflicts."""
+
+import numpy as np
+import pytest
+from bench import Bench, lanes_of, word_of
+
+from hwattn.rtl.memory import BankedMemory, WordMemory
+from hwattn.spec.config import AcceleratorConfig
+
+CONFIG = AcceleratorConfig(lanes=4, act_banks=4, act_words=16)
+
+
+def watch_reads(bench: Bench, port: object, memory: np.ndarray, count: list[int]) -> None:
+    """Check data and valid exactly one cycle after each handshake, against a copy of the memory at that time."""
+
+    async def process(ctx):
+        expected = None
+        while True:
+            *_, valid, ready, address, data, data_valid = await ctx.tick().sample(
+                port.request.valid, port.request.ready, port.request.payload, port.data, port.valid
+            )
+            assert data_valid == (expected is not None)
+            if expected is not None:
+                assert data == expected
+                count[0] += 1
+            expected = word_of(memory[address]) if valid and ready else None
+
+    bench.background(process)
+
+
+def test_banked_reads_and_writes() -> None:
+    dut = BankedMemory(CONFIG, readers=3, writers=2)
+    bench = Bench(dut, seed=3, stall=0.2)
+    words = np.zeros((64, 4), np.uint8)
+    reads, written = [0], [0]
+    rng = bench.random
+    for port in dut.reads:
+        watch_reads(bench, port, words, reads)
+        bench.feed(port.request, [rng.randrange(64) for _ in range(300)])
+
+    for writer, port in enumerate(dut.writes):
+        # The two writers own the even and the odd words, so that their order does not matter
+        items = [
+            {"addr": 2 * rng.randrange(32) + writer, "data": rng.getrandbits(32), "mask": rng.getrandbits(4)}
+            for _ in range(200)
+        ]
+        bench.feed(port, items)
+
+        async def apply(ctx, port=port):
+            while True:
+                *_, valid, ready, item = await ctx.tick().sample(port.valid, port.ready, port.payload)
+                if valid and ready:
+                    written[0] += 1
+                    lanes = lanes_of(item.data, 4).view(np.uint8)
+                    # A read in the cycle of the write sees the old word: change it after all samples of this cycle
+                    pending.append((item.addr, item.mask, lanes))
+
+        bench.background(apply)
+
+    pending: list[tuple[int, int, np.ndarray]] = []
+
+    async def commit(ctx):
+        while True:
+            await ctx.tick()
+            for address, mask, lanes in pending:
+                for lane in range(4):
+                    if mask >> lane & 1:
+                        words[address, lane] = lanes[lane]
+            pending.clear()
+
+    bench.background(commit)
+
+    async def test(ctx):
+        while written[0] < 400 or reads[0] < 900:
+            await ctx.tick()
+
+    bench.run(test)
+    assert words.any()
+
+
+def test_priority_and_conflicts() -> None:
+    dut = BankedMemory(CONFIG, readers=3, writers=2)
+    bench = Bench(dut)
+
+    async def test(ctx):
+        for port, address in zip(dut.reads, (17, 18, 33), strict=True):
+            ctx.set(port.request.payload, address)
+            ctx.set(port.request.valid, 1)
+        assert [ctx.get(port.request.ready) for port in dut.reads] == [1, 0, 1]
+        assert ctx.get(dut.read_conflicts) == 0b010
+        ctx.set(dut.reads[0].request.valid, 0)
+        assert [ctx.get(port.request.ready) for port in dut.reads] == [0, 1, 1]
+        assert ctx.get(dut.read_conflicts) == 0
+        for port in dut.writes:
+            ctx.set(port.payload, {"addr": 18, "data": 1, "mask": 1})
+            ctx.set(port.valid, 1)
+        assert [ctx.get(port.ready) for port in dut.writes] == [1, 0]
+        assert ctx.get(dut.write_conflicts) == 0b10
+
+    bench.run(test)
+
+
+def test_word_memory_contents_and_host_writes() -> None:
+    rng = np.random.default_rng(0)
+    init = rng.integers(-128, 128, (20, 4), np.int8)
+    dut = WordMemory(CONFIG, depth=24, readers=2, init=init)
+    bench = Bench(dut, seed=5, stall=0.4)
+    words = np.concatenate([init, np.zeros((4, 4), np.int8)])
+    reads = [0]
+
+    for port in dut.reads:
+        watch_reads(bench, port, words, reads)
+
+    async def test(ctx):
+        for _ in range(10):
+            address, mask, value = bench.random.randrange(24), bench.random.getrandbits(4), bench.random.getrandbits(32)
+            await bench.send(ctx, dut.write, {"addr": address, "data": value, "mask": mask})
+            for lane in range(4):
+                if mask >> lane & 1:
+                    words[address, lane] = lanes_of(value, 4)[lane]
+        for address in range(24):
+            for port in dut.reads:
+                await bench.send(ctx, port.request, address)
+        ctx.set(dut.reads[0].request.payload, 3)
+        ctx.set(dut.reads[0].request.valid, 1)
+        ctx.set(dut.reads[1].request.valid, 1)
+        assert ctx.get(dut.read_conflicts) == 0b10
+        await bench.wait(ctx, 2)
+
+    bench.run(test)
+    assert reads[0] >= 48
+
+
+def test_contents_must_fit() -> None:
+    with pytest.raises(ValueError, match=r"contents of shape \(25, 4\) do not fit 24 words of 4 bytes"):
+        WordMemory(CONFIG, depth=24, readers=1, init=np.zeros((25, 4), np.int8))
