@@ -24,6 +24,13 @@ class ImagePort:
     shape: tuple[int, int, int]
     scale: float
 
+    def quantize(self, images: NDArray[np.float32]) -> NDArray[np.int8]:
+        """Return the integers of float images, of the same shape."""
+        integers: NDArray[np.int8] = np.clip(
+            np.floor(images / np.float64(self.scale) + 0.5), -128, 127
+        ).astype(np.int8)
+        return integers
+
 
 @dataclass(frozen=True)
 class OutputPort:
@@ -40,6 +47,15 @@ class OutputPort:
     columns: int
     scale: float
     shape: tuple[int, ...]
+
+    def read(self, memory: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """Return the integers (..., rows, columns) that lie in an activation memory (..., words, lanes)."""
+        lanes = memory.shape[-1]
+        groups = -(-self.columns // lanes)
+        words = self.base + self.stride * np.arange(self.rows)[:, None] + np.arange(2 * groups)
+        halves = memory[..., words, :].reshape(*memory.shape[:-2], self.rows, groups, 2, lanes)
+        integers = np.ascontiguousarray(np.swapaxes(halves, -1, -2)).view("<i2")
+        return integers.reshape(*memory.shape[:-2], self.rows, groups * lanes)[..., : self.columns]
 
 
 @dataclass(frozen=True)
