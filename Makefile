@@ -26,7 +26,7 @@ demo: $(RUN) $(YOSYS)
 	$(BIN)/python -m hwattn.cli.demo
 
 test: lint $(YOSYS)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 lint: $(DEV)
 	$(BIN)/ruff format --check

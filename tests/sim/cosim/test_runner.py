@@ -11,18 +11,7 @@ from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.spec.errors import FailedError, RefusedError
 
-SIMULATORS = [
-    pytest.param("verilator"),
-    pytest.param(
-        "icarus",
-        marks=[
-            pytest.mark.icarus,
-            pytest.mark.skipif(
-                runner.simulator_version("icarus") is None, reason="iverilog is not on the PATH"
-            ),
-        ],
-    ),
-]
+SIMULATORS = ["verilator", pytest.param("icarus", marks=pytest.mark.icarus)]
 
 
 class Stage(wiring.Component):
