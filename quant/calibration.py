@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from hwattn.quant.reference import evaluate, patches
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.graph import Float, Graph, Node, PatchEmbed
+from hwattn.spec.graph import Attention, Float, Graph, Node, PatchEmbed
 
 SAMPLE_ROWS = 4096
 """Tokens kept of each tensor and task."""
 
 CHUNK_IMAGES = 16
 """Images evaluated at once."""
+
+WHOLE_IMAGES = 4
+"""Images of which queries, keys and values are kept whole."""
 
 _SEED = 0
 _INT8_MAX = 127
@@ -31,17 +34,32 @@ class Statistics:
         The calibration images.
     samples : dict of str to list of ndarray of float32, shape (rows, features)
         By tensor, one array per task (empty where the task's outputs do not depend on the tensor).
+    whole : dict of str to ndarray of float32, shape (images, tokens, features)
+        Queries, keys and values, with all tokens of a few images.
     peaks : dict of str to float
-        Largest magnitude of each tensor, over all tokens of all images.
+        Largest magnitude of each tensor, over all tokens of all images (where it was divided: of the samples).
     """
 
     images: Float
     samples: dict[str, list[Float]]
+    whole: dict[str, Float]
     peaks: dict[str, float]
 
     def rows(self, name: str) -> Float:
         """Sampled tokens of a tensor, of all tasks, one below the other."""
         return np.concatenate(self.samples[name])
+
+    def divided(self, factors: dict[str, NDArray[np.float32]]) -> Statistics:
+        """Return these statistics with some tensors' features divided by factors, by tensor."""
+        samples = dict(self.samples)
+        whole = dict(self.whole)
+        peaks = dict(self.peaks)
+        for name, factor in factors.items():
+            samples[name] = [rows / factor for rows in samples[name]]
+            peaks[name] = max(float(np.abs(rows).max(initial=0.0)) for rows in samples[name])
+            if name in whole:
+                whole[name] = whole[name] / factor
+        return Statistics(self.images, samples, whole, peaks)
 
     def inputs(self, node: Node) -> Float:
         """Rows that `node` multiplies by its weights: sampled tokens of its first input, or patches."""
@@ -83,6 +101,8 @@ def collect(graph: Graph, images: Float) -> Statistics:
         )
     samples: dict[str, list[Float]] = {node.name: [] for node in graph.nodes}
     peaks = dict.fromkeys(samples, 0.0)
+    operands = {name for node in graph.nodes if isinstance(node, Attention) for name in node.inputs}
+    whole: dict[str, Float] = {}
     for task in range(graph.tasks):
         rng = np.random.default_rng(_SEED)
         parts: dict[str, list[Float]] = {node.name: [] for node in task_nodes(graph, task)}
@@ -94,6 +114,8 @@ def collect(graph: Graph, images: Float) -> Statistics:
                 value = values[name].reshape(-1, values[name].shape[-1])
                 peaks[name] = max(peaks[name], float(np.abs(value).max()))
                 kept.append(_subset(value, budget, rng))
+                if name in operands:
+                    whole.setdefault(name, values[name][:WHOLE_IMAGES])
         for name, kept in parts.items():
             samples[name].append(np.concatenate(kept))
     bad = [name for name, peak in peaks.items() if not np.isfinite(peak)]
@@ -103,7 +125,7 @@ def collect(graph: Graph, images: Float) -> Statistics:
             "finite activations on the calibration images",
             "check the weights and the normalization of the images",
         )
-    return Statistics(images, samples, peaks)
+    return Statistics(images, samples, whole, peaks)
 
 
 def _subset(rows: Float, count: int, rng: np.random.Generator) -> Float:

@@ -18,14 +18,22 @@ _STRENGTHS = np.linspace(0.0, 1.0, 11)
 _ROWS = 1024
 
 
-def migrate(graph: Graph, statistics: Statistics) -> Graph:
+def migrate(graph: Graph, statistics: Statistics) -> tuple[Graph, Statistics]:
     """Return a graph of the same function whose LayerNorms and values are easier to quantize.
 
     Parameters
     ----------
     statistics : Statistics
         Of `graph`.
+
+    Returns
+    -------
+    Graph
+        With the same nodes under the same names.
+    Statistics
+        Of that graph.
     """
+    changed: dict[str, NDArray[np.float32]] = {}
     nodes = dict(graph.by_name)
     outputs = {output.tensor for output in graph.outputs}
     for node in graph.nodes:
@@ -40,9 +48,13 @@ def migrate(graph: Graph, statistics: Statistics) -> Graph:
         factors = _factors(statistics.rows(node.name), weights)
         source = nodes[node.name] if isinstance(node, LayerNorm) else nodes[node.inputs[2]]
         nodes[source.name] = _divided(source, factors)
+        changed.update(dict.fromkeys((source.name, node.name), factors))
         for reader in readers:
             nodes[reader.name] = _multiplied(nodes[reader.name], factors)
-    return dataclasses.replace(graph, nodes=tuple(nodes[node.name] for node in graph.nodes))
+            if isinstance(reader, Rows):
+                changed[reader.name] = factors
+    moved = dataclasses.replace(graph, nodes=tuple(nodes[node.name] for node in graph.nodes))
+    return moved, statistics.divided(changed)
 
 
 def _readers(graph: Graph, name: str) -> list[Node]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwattn.quant.attention import probability_bits
 from hwattn.quant.calibration import Statistics, choose_scale, collect, image_scale
 from hwattn.quant.migration import migrate
 from hwattn.quant.norm import norm_epsilon, norm_parameters
@@ -43,7 +44,6 @@ RESIDUAL_SQNR_MIN = 40.0
 
 _INT16_MAX = 32767
 _HEADROOM = 2.0
-_WIDE_KEYS = 512
 _EXPERT_ROWS_MIN = 64
 
 
@@ -92,8 +92,7 @@ def quantize(
     check_roles(graph, roles)
     statistics = collect(graph, calibration)
     if migration:
-        graph = migrate(graph, statistics)
-        statistics = collect(graph, calibration)
+        graph, statistics = migrate(graph, statistics)
     residual, sqnr = _residual_scale(graph, statistics, roles)
     work = _Quantizer(graph, statistics, roles, residual)
     nodes = tuple(work.apply(node) for node in graph.nodes)
@@ -223,19 +222,9 @@ class _Quantizer:
         )
 
     def _attention(self, node: Attention) -> QuantizedAttention:
-        tokens = self._tokens(node.inputs[1])
-        return QuantizedAttention(
-            node.name, node.inputs, node.heads, node.scale, 16 if tokens > _WIDE_KEYS else 8, 0
-        )
-
-    def _tokens(self, name: str) -> int:
-        """Tokens of a tensor."""
-        node = self.graph.by_name[name]
-        if isinstance(node, PatchEmbed):
-            return len(node.init)
-        if isinstance(node, Rows):
-            return node.stop - node.start
-        return self._tokens(node.inputs[0])
+        operands = (self.statistics.whole[name] for name in node.inputs)
+        bits = probability_bits(node, *operands)
+        return QuantizedAttention(node.name, node.inputs, node.heads, node.scale, bits, 0)
 
     def _mixture(self, node: MixtureOfExperts) -> QuantizedMixture:
         input_scale = self._input_scale(node)
