@@ -28,7 +28,9 @@ from hwattn.spec.registers import ErrorCause
 UNIT_KINDS: tuple[type[Instruction], ...] = tuple(kind for queue in Queue for kind in queue_kinds(queue))
 """Every kind that a unit runs, in order of queues: the order of commands."""
 
-LOOKUP_QUEUES = tuple(queue for queue in Queue if any(issubclass(kind, Predicated) for kind in queue_kinds(queue)))
+LOOKUP_QUEUES = tuple(
+    queue for queue in Queue if any(issubclass(kind, Predicated) for kind in queue_kinds(queue))
+)
 """The queues that read the metaqueue, in the order of the router's look-ups."""
 
 
@@ -123,7 +125,9 @@ class Dispatcher(wiring.Component):
             for taker in Queue:
                 if giver == taker:
                     continue
-                count = Signal(range(TOKEN_LIMIT + 1), name=f"tokens_{giver.name.lower()}_{taker.name.lower()}")
+                count = Signal(
+                    range(TOKEN_LIMIT + 1), name=f"tokens_{giver.name.lower()}_{taker.name.lower()}"
+                )
                 more, fewer = queues[giver].left[taker], queues[taker].taken[giver]
                 with m.If(self.start):
                     m.d.sync += count.eq(0)
@@ -157,7 +161,12 @@ class Dispatcher(wiring.Component):
 
         with m.FSM() as fsm:
             with m.State("Stopped"), m.If(self.start):
-                m.d.sync += [self.pc.eq(self.entry), self.done.eq(0), self.error.eq(0), self.cause.eq(ErrorCause.NONE)]
+                m.d.sync += [
+                    self.pc.eq(self.entry),
+                    self.done.eq(0),
+                    self.error.eq(0),
+                    self.cause.eq(ErrorCause.NONE),
+                ]
                 m.next = "Next"
             with m.State("Next"):
                 with m.If(self.single_step):

@@ -76,9 +76,7 @@ class Machine(wiring.Component):
         layernorm = LayerNorm(config, program.norm_params if program else None)
         router = Router(config)
         host = Host(config)
-        registers = Registers(
-            config, program.hash if program else 0, table.interval_shift if table else 6
-        )
+        registers = Registers(config, program.hash if program else 0, table.interval_shift if table else 6)
         act = BankedMemory(config, readers=len(ActReader), writers=len(ActWriter))
         weight = WordMemory(
             config, config.weight_words, readers=len(WeightReader), init=program.weights if program else None
@@ -156,7 +154,10 @@ class Machine(wiring.Component):
         connect(m, host.register_write, registers.write)
         connect(m, flipped(self.request), host.request)
         connect(m, host.response, flipped(self.response))
-        stalled = [Signal(len(ports), name=f"{name}_stall") for name, ports in (("read", readers), ("write", writers))]
+        stalled = [
+            Signal(len(ports), name=f"{name}_stall")
+            for name, ports in (("read", readers), ("write", writers))
+        ]
         m.d.comb += [
             stalled[0].eq(Cat(port.request.valid & ~port.request.ready for port in readers.values())),
             stalled[1].eq(Cat(port.valid & ~port.ready for port in writers.values())),
@@ -178,7 +179,19 @@ class Machine(wiring.Component):
             dispatcher.entry.eq(registers.entry),
             self.status.eq(Cat(dispatcher.running, dispatcher.paused, dispatcher.done, dispatcher.error)),
         ]
-        for name in ("running", "paused", "done", "error", "cause", "pc", "occupied", "working", "waiting", "issued", "skipped"):
+        for name in (
+            "running",
+            "paused",
+            "done",
+            "error",
+            "cause",
+            "pc",
+            "occupied",
+            "working",
+            "waiting",
+            "issued",
+            "skipped",
+        ):
             m.d.comb += getattr(registers, name).eq(getattr(dispatcher, name))
         for queue, head in enumerate(dispatcher.head):
             m.d.comb += registers.head[queue].eq(head)

@@ -95,7 +95,10 @@ class InstructionQueue(wiring.Component):
             self.head.eq(head.pc),
             self.occupied.eq(buffer.r_rdy),
         ]
-        views = [data.View(instruction_layout(kind), head.word[: instruction_layout(kind).size]) for kind in self.kinds]
+        views = [
+            data.View(instruction_layout(kind), head.word[: instruction_layout(kind).size])
+            for kind in self.kinds
+        ]
         # operation code, pop and push lie at the same place in every kind
         opcode, pop, push = views[0].opcode, views[0].pop, views[0].push
         tokens_here = (pop & ~self.ready_from) == 0
@@ -153,10 +156,18 @@ class InstructionQueue(wiring.Component):
                         self.lookup.meta.eq(view.meta),
                         skip.eq(~self.lookup.present | (self.lookup.count <= view.first)),
                     ]
-                    m.d.sync += [expert.eq(self.lookup.expert), left_of_queue.eq(self.lookup.count - view.first)]
+                    m.d.sync += [
+                        expert.eq(self.lookup.expert),
+                        left_of_queue.eq(self.lookup.count - view.first),
+                    ]
 
     def _command(
-        self, kind: type[Instruction], view: data.View, payload: data.View, expert: Signal, left_of_queue: Signal
+        self,
+        kind: type[Instruction],
+        view: data.View,
+        payload: data.View,
+        expert: Signal,
+        left_of_queue: Signal,
     ) -> list[object]:
         """Fill a unit's command from the instruction; `expert` counts only where the instruction asks for one."""
         predicated = issubclass(kind, Predicated)
@@ -172,4 +183,3 @@ class InstructionQueue(wiring.Component):
                 value = getattr(view, name)
             assignments.append(target.eq(value))
         return assignments
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,11 +43,16 @@ def program_blocks(program: Program) -> Iterator[Block]:
     norm = np.asarray(program.norm_params, np.int64)
     contents = {
         Region.WEIGHT: np.ascontiguousarray(program.weights, np.int8).reshape(-1).view("<u4"),
-        Region.PARAM: np.stack([program.params[:, 0], program.params[:, 1] | program.params[:, 2] << 16], axis=1),
+        Region.PARAM: np.stack(
+            [program.params[:, 0], program.params[:, 1] | program.params[:, 2] << 16], axis=1
+        ),
         Region.NORM: np.stack([norm, norm >> 32], axis=1),
         Region.TABLE: np.stack([table.value, table.difference], axis=1),
         Region.PROGRAM: np.frombuffer(
-            b"".join(encode(instruction).to_bytes(INSTRUCTION_BITS // 8, "little") for instruction in program.instructions),
+            b"".join(
+                encode(instruction).to_bytes(INSTRUCTION_BITS // 8, "little")
+                for instruction in program.instructions
+            ),
             "<u4",
         ),
     }
@@ -58,57 +64,24 @@ def program_blocks(program: Program) -> Iterator[Block]:
     yield Block(Region.CSR, Register.PROGRAM_HASH, np.array([program.hash], np.uint32))
 
 
-def quantize_image(port: ImagePort, images: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Turn images into the integers that the machine takes: round half up, saturating.
-
-    Parameters
-    ----------
-    port : ImagePort
-    images : ndarray of float32, shape (..., channels, height, width)
-
-    Returns
-    -------
-    ndarray of int8, same shape
-    """
-    steps = np.floor(np.asarray(images, np.float64) / port.scale + 0.5)
-    return np.clip(steps, -128, 127).astype(np.int8)
-
-
 def image_block(port: ImagePort, image: NDArray[np.float32]) -> Block:
     """Return the units that put one image (channels, height, width) into the activation memory, padded with zeros to a whole unit."""
-    pixels = quantize_image(port, image).reshape(-1)
+    pixels = port.quantize(image).reshape(-1)
     padded = np.zeros(-(-len(pixels) // 4) * 4, np.int8)
     padded[: len(pixels)] = pixels
     return Block(Region.ACT, port.base // 4, padded.view("<u4").astype(np.uint32))
 
 
-def output_rows(port: OutputPort, lanes: int) -> list[tuple[int, int]]:
-    """Return first unit and number of units of each row of an output in region ACT."""
-    words = 2 * -(-port.columns // lanes)
-    return [((port.base + row * port.stride) * lanes // 4, words * lanes // 4) for row in range(port.rows)]
+def output_words(port: OutputPort, lanes: int) -> tuple[int, int]:
+    """Return first word and number of words of the part of the activation memory that holds an output."""
+    return port.base, (port.rows - 1) * port.stride + 2 * -(-port.columns // lanes)
 
 
-def output_integers(port: OutputPort, rows: NDArray[np.uint8], lanes: int) -> NDArray[np.int16]:
-    """Put int16 vectors together from their words.
-
-    Parameters
-    ----------
-    port : OutputPort
-    rows : ndarray of uint8, shape (..., rows, 2 * ceil(columns / lanes) * lanes)
-        For each group of `lanes` elements the word of low bytes, then the word of high bytes.
-    lanes : int
-
-    Returns
-    -------
-    ndarray of int16, shape (..., rows, columns)
-    """
-    groups = rows.reshape(*rows.shape[:-1], -1, 2, lanes).astype(np.uint16)
-    values = groups[..., 0, :] | groups[..., 1, :] << 8
-    flat = values.reshape(*rows.shape[:-1], -1)[..., : port.columns]
-    return np.ascontiguousarray(flat).view(np.int16)
+def output_integers(port: OutputPort, words: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Return an output's integers (rows, columns) from the words that `output_words` names, uint8 (words, lanes)."""
+    return dataclasses.replace(port, base=0).read(words)
 
 
 def output_values(port: OutputPort, integers: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Return an output in real numbers, float32 (..., *port.shape), from integers of shape (..., rows, columns)."""
-    real = integers.astype(np.float64) * port.scale
-    return real.astype(np.float32).reshape(*integers.shape[:-2], *port.shape)
+    """Return an output in real numbers, float32 of the port's shape, from integers (rows, columns)."""
+    return (integers * np.float64(port.scale)).astype(np.float32).reshape(port.shape)

@@ -103,9 +103,12 @@ def test_tokens_order_the_queues(seed: int) -> None:
         assert all(end < start for end, start in zip(ends, starts, strict=True))
     widths = [fields["words"] for what, name, fields in harness.events if (what, name) == ("start", "load")]
     assert widths == list(range(1, 9))
-    assert any(later < earlier for later, earlier in zip(harness.order("start", "load")[1:], harness.order("end", "norm"), strict=False)), (
-        "queues overlap"
-    )
+    assert any(
+        later < earlier
+        for later, earlier in zip(
+            harness.order("start", "load")[1:], harness.order("end", "norm"), strict=False
+        )
+    ), "queues overlap"
 
 
 def test_all_fields_arrive() -> None:
@@ -134,10 +137,18 @@ def test_experts() -> None:
 
     cases = [(0, 0), (0, 4), (0, 8), (1, 0), (1, 4), (2, 0)]
     program: list[Instruction] = [tile(*case) for case in cases]
-    harness = Harness([*program, Post(expert_enable=1, meta=1, rows=4), Load(rows=3, words=2), Halt()], metaqueue=[(3, 6), (7, 4)])
+    harness = Harness(
+        [*program, Post(expert_enable=1, meta=1, rows=4), Load(rows=3, words=2), Halt()],
+        metaqueue=[(3, 6), (7, 4)],
+    )
     harness.run_free()
     loads = [fields for what, name, fields in harness.events if (what, name) == ("start", "load")]
-    assert [(load["expert"], load["first"], load["rows"]) for load in loads] == [(3, 0, 4), (3, 4, 2), (7, 0, 4), (0, 0, 3)]
+    assert [(load["expert"], load["first"], load["rows"]) for load in loads] == [
+        (3, 0, 4),
+        (3, 4, 2),
+        (7, 0, 4),
+        (0, 0, 3),
+    ]
     posts = [fields for what, name, fields in harness.events if (what, name) == ("start", "post")]
     assert [(post["expert"], post["rows"]) for post in posts] == [(7, 4)]
 

@@ -1,0 +1,168 @@
+"""The machine's host bus under cocotb: reads, writes, scans and runs, as a driver on a board would do them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.handle import HierarchyObject
+from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
+from numpy.typing import NDArray
+
+from hwattn.spec.isa import Queue, disassemble
+from hwattn.spec.program import Program
+from hwattn.spec.registers import COUNTERS, Control, Region, Register, Status, address
+
+CLOCK_NS = 10
+"""Clock period of a simulation; nothing depends on it."""
+
+
+class HungError(Exception):
+    """The machine did not come to rest in time; the message names the instruction and unit that stalled."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counters of one run, by register number."""
+
+    values: dict[int, int]
+
+    def __getitem__(self, register: int) -> int:
+        return self.values[int(register)]
+
+
+class HostBus:
+    """Drives `request` and `response` of a machine.
+
+    Parameters
+    ----------
+    dut : HierarchyObject
+        A machine.
+    """
+
+    def __init__(self, dut: HierarchyObject) -> None:
+        self.clock = dut.clk
+        self.reset = dut.rst
+        self.status = dut.status
+        self.valid, self.ready, self.payload = dut.request__valid, dut.request__ready, dut.request__payload
+        self.answered, self.taken, self.answer = (
+            dut.response__valid,
+            dut.response__ready,
+            dut.response__payload,
+        )
+
+    async def begin(self) -> None:
+        """Start the clock and reset the machine."""
+        self.valid.value = 0
+        self.payload.value = 0
+        self.taken.value = 1
+        self.reset.value = 1
+        Clock(self.clock, CLOCK_NS, unit="ns").start()
+        for _ in range(4):
+            await RisingEdge(self.clock)
+        self.reset.value = 0
+        await FallingEdge(self.clock)
+
+    async def _request(self, word: int) -> None:
+        # between falling edges: outputs have settled, and inputs are stable at the rising edge
+        self.payload.value = word
+        self.valid.value = 1
+        while not int(self.ready.value):
+            await FallingEdge(self.clock)
+        await FallingEdge(self.clock)
+        self.valid.value = 0
+
+    async def write(self, target: int, value: int) -> None:
+        """Write one 32-bit unit."""
+        await self._request(1 | target << 1 | (value & 0xFFFFFFFF) << 33)
+        await Timer(CLOCK_NS, unit="ns")
+
+    async def read(self, source: int) -> int:
+        """Read one 32-bit unit."""
+        await self._request(source << 1)
+        while not int(self.answered.value):
+            await FallingEdge(self.clock)
+        value = int(self.answer.value)
+        await FallingEdge(self.clock)
+        return value
+
+    async def write_units(self, region: Region, first: int, units: Iterable[int]) -> None:
+        """Write consecutive units of a region."""
+        for number, value in enumerate(units):
+            await self.write(address(region, first + number), value)
+
+    async def register(self, register: int) -> int:
+        """Read a register."""
+        return await self.read(address(Region.CSR, int(register)))
+
+    async def control(self, bits: Control) -> None:
+        """Write to CONTROL."""
+        await self.write(address(Region.CSR, Register.CONTROL), int(bits))
+
+    async def set_register(self, register: Register, value: int) -> None:
+        """Write a register."""
+        await self.write(address(Region.CSR, register), value)
+
+    async def act_words(self, first: int, words: int, lanes: int) -> NDArray[np.uint8]:
+        """Read words `first` to ``first + words - 1`` of the activation memory: uint8 (words, lanes)."""
+        start = address(Region.ACT, first * lanes // 4)
+        units = [await self.read(start + unit) for unit in range(words * lanes // 4)]
+        return np.array(units, "<u4").view(np.uint8).reshape(words, lanes)
+
+    async def act_crc(self) -> int:
+        """CRC-32 of the range that SCAN_BASE and SCAN_WORDS hold."""
+        await self.control(Control.SCAN)
+        return await self.register(Register.SCAN_CRC)
+
+    async def counters(self) -> Counters:
+        """Read every counter."""
+        return Counters({register: await self.register(register) for register in COUNTERS})
+
+    async def rest(self, cycles: int, program: Program) -> Status:
+        """Wait until the machine is paused or has stopped.
+
+        Raises
+        ------
+        HungError
+            After `cycles` cycles.
+        """
+        resting = Status.PAUSED | Status.DONE | Status.ERROR
+
+        async def settled() -> None:
+            while not int(self.status.value) & resting or _working(int(self.status.value)):
+                await ValueChange(self.status)
+
+        try:
+            await with_timeout(settled(), cycles * CLOCK_NS, "ns")
+        except SimTimeoutError:
+            raise HungError(await self._stalled(cycles, program)) from None
+        await FallingEdge(self.clock)
+        return Status(int(self.status.value))
+
+    async def _stalled(self, cycles: int, program: Program) -> str:
+        """Say which instructions are stuck in which queues."""
+        stuck = []
+        for queue in Queue:
+            head = await self.register(Register.HEAD + queue)
+            if head >> 16 & 1:
+                number = head & 0xFFFF
+                doing = "is running in its unit" if head >> 17 & 1 else "waits for a token"
+                line = (
+                    disassemble(program.instructions[number]) if number < len(program.instructions) else "?"
+                )
+                stuck.append(f"queue {queue.name}: instruction {number} ({line}) {doing}")
+        position = await self.register(Register.PC)
+        return f"no rest after {cycles} cycles; next to fetch is instruction {position}; " + "; ".join(stuck)
+
+
+def _working(status: int) -> bool:
+    """Running, and not held before an instruction."""
+    return bool(status & Status.RUNNING) and not status & Status.PAUSED
+
+
+def crc(memory: NDArray[np.uint8]) -> int:
+    """CRC-32 as the machine's scan computes it."""
+    return zlib.crc32(np.ascontiguousarray(memory).tobytes())

@@ -1,0 +1,149 @@
+"""The cocotb test that runs a whole program on a machine, and compares it with the integer model."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.handle import HierarchyObject
+from cocotb.utils import get_sim_time
+from numpy.typing import NDArray
+
+from hwattn.sim.cosim.bus import CLOCK_NS, HostBus, HungError, crc
+from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job, Mismatch, Run
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.isa import disassemble
+from hwattn.spec.program import Program
+from hwattn.spec.program_file import load_program
+from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, Register, Status
+from hwattn.spec.transfer import Block, image_block, output_integers, output_words, program_blocks
+
+STEP_LIMIT = 1_000_000
+"""Cycles after which one instruction counts as hung."""
+
+RUN_LIMIT = 200_000_000
+"""Cycles after which a free run counts as hung."""
+
+
+@cocotb.test()
+async def program_equals_model(dut: HierarchyObject) -> None:
+    """Run the job; what differs goes into the result file, not into this test's outcome."""
+    job = Job.load_file(Path(os.environ[JOB_VARIABLE]))
+    bench = Testbench(dut, job)
+    started = time.monotonic()
+    try:
+        await bench.run()
+    except HungError as error:
+        bench.findings.hung = str(error)
+    bench.findings.seconds = time.monotonic() - started
+    bench.findings.simulated_cycles = int(get_sim_time("ns") / CLOCK_NS)
+    bench.findings.save(Path(job.result))
+
+
+class Testbench:
+    """A machine, the model of its program, and what has been found so far."""
+
+    __test__ = False
+
+    def __init__(self, dut: HierarchyObject, job: Job) -> None:
+        self.job = job
+        self.bus = HostBus(dut)
+        self.program: Program = load_program(Path(job.program))
+        self.images: NDArray[np.float32] = np.load(job.images)
+        self.executor = Executor(self.program)
+        self.lanes = self.program.config.lanes
+        self.words = self.program.config.act_total_words
+        self.findings = Findings()
+
+    async def run(self) -> None:
+        """Load the program if needed, then run every image of every task stepping and free."""
+        bus = self.bus
+        await bus.begin()
+        await self._expect(Register.IDENTIFICATION, IDENTIFICATION)
+        await self._expect(Register.VERSION, VERSION)
+        await self._expect(Register.CONFIG_HASH, self.program.config.hash)
+        if self.job.load:
+            for block in program_blocks(self.program):
+                await self._write(block)
+        await self._expect(Register.PROGRAM_HASH, self.program.hash)
+        await bus.set_register(Register.SCAN_BASE, 0)
+        await bus.set_register(Register.SCAN_WORDS, self.words)
+        for task in self.job.tasks:
+            for image in range(len(self.images)):
+                run = Run(task, image)
+                self.findings.runs.append(run)
+                if self.job.step:
+                    await self._step(run)
+                await self._free(run)
+
+    async def _expect(self, register: Register, value: int) -> None:
+        found = await self.bus.register(register)
+        assert found == value, f"register {register.name} is {found:#x}, not {value:#x}"
+
+    async def _write(self, block: Block) -> None:
+        await self.bus.write_units(block.region, block.first, (int(unit) for unit in block.units))
+
+    async def _prepare(self, run: Run) -> None:
+        """Bring the machine to rest with zeros in the activation memory, and the image in its place."""
+        await self.bus.control(Control.RESET)
+        await self.bus.control(Control.CLEAR)
+        await self._write(image_block(self.program.image, self.images[run.image]))
+        await self.bus.set_register(Register.ENTRY, self.program.entries[run.task])
+
+    async def _step(self, run: Run) -> None:
+        """Run in single-step mode and compare the activation memory after every instruction."""
+        await self._prepare(run)
+        await self.bus.control(Control.START | Control.SINGLE_STEP)
+        await self.bus.rest(STEP_LIMIT, self.program)
+        for number, state in self.executor.step_through(self.images[run.image], run.task):
+            await self.bus.control(Control.STEP)
+            status = await self.bus.rest(STEP_LIMIT, self.program)
+            text = disassemble(self.program.instructions[number])
+            if not await self._equal(run, state.words[0], number, text):
+                return
+            run.compared += 1
+            assert status & Status.PAUSED, f"status {int(status)} after instruction {number}"
+        await self.bus.control(Control.STEP)
+        status = await self.bus.rest(STEP_LIMIT, self.program)
+        assert status & Status.DONE, f"status {int(status)} after the last instruction"
+
+    async def _free(self, run: Run) -> None:
+        """Run without stepping; compare the whole activation memory at the end, and read counters and outputs."""
+        await self._prepare(run)
+        await self.bus.control(Control.START)
+        status = await self.bus.rest(RUN_LIMIT, self.program)
+        assert status & Status.DONE, f"status {int(status)} at the end of the free run"
+        model = self.executor.start(self.images[run.image][None])
+        self.executor.execute(model, run.task)
+        await self._equal(run, model.words[0], None, "the end of the free run")
+        run.counters = (await self.bus.counters()).values
+        run.cycles = run.counters[Register.CYCLES]
+        for port in self.program.outputs:
+            if port.task == run.task:
+                first, words = output_words(port, self.lanes)
+                found = await self.bus.act_words(first, words, self.lanes)
+                run.outputs[port.name] = output_integers(port, found).tolist()
+
+    async def _equal(self, run: Run, expected: NDArray[np.uint8], number: int | None, text: str) -> bool:
+        """Compare the activation memory; note the first word that differs."""
+        if run.image >= self.job.readback and await self.bus.act_crc() == crc(expected):
+            return True
+        found = await self.bus.act_words(0, self.words, self.lanes)
+        if np.array_equal(found, expected):
+            return run.image < self.job.readback
+        word = int(np.flatnonzero((found != expected).any(axis=1))[0])
+        self.findings.mismatches.append(
+            Mismatch(
+                run.task,
+                run.image,
+                number,
+                text,
+                word,
+                expected[word].tobytes().hex(),
+                found[word].tobytes().hex(),
+            )
+        )
+        return False
