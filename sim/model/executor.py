@@ -47,13 +47,13 @@ class Result:
         The task's outputs under their ONNX names, batch first.
     integers : dict of str to ndarray of int16, shape (batch, rows, columns)
         The same as the machine leaves them.
-    routing : tuple of ndarray of int64, shape (batch, tokens, k)
+    routing : list of ndarray of int64, shape (batch, tokens, k)
         For each mixture in the order of the program, the experts of every token in order of rank.
     """
 
     outputs: dict[str, NDArray[np.float32]]
     integers: dict[str, NDArray[np.int16]]
-    routing: tuple[Int64, ...]
+    routing: list[Int64]
 
 
 class Executor:
@@ -104,7 +104,7 @@ class Executor:
         return Result(
             {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs},
             {name: np.concatenate([part.integers[name] for part in parts]) for name in parts[0].integers},
-            tuple(np.concatenate(group) for group in zip(*(part.routing for part in parts), strict=True)),
+            [np.concatenate(group) for group in zip(*(part.routing for part in parts), strict=True)],
         )
 
     def _run_part(self, images: NDArray[np.float32], task: int) -> Result:
@@ -185,7 +185,7 @@ class Executor:
             for port in self.program.outputs
             if port.task == task
         }
-        return Result(outputs, integers, tuple(state.routing))
+        return Result(outputs, integers, list(state.routing))
 
     def _execute(self, instruction: Instruction, state: State) -> None:
         """Run one instruction in all images in which its predicate holds."""

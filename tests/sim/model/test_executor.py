@@ -297,9 +297,8 @@ class Naive:
             score = []
             for e in range(i.experts):
                 c = [int(self.accumulators[r, i.acc_base + 3 * e + n]) for n in range(3)]
-                score.append(
-                    c[0] + (c[1] << 8) + (c[2] << 16) + int(self.program.norm_params[i.param_base + e])
-                )
+                total = c[0] + (c[1] << 8) + (c[2] << 16) + int(self.program.norm_params[i.param_base + e])
+                score.append((total + 2**47) % 2**48 - 2**47)
             chosen, gates = route(
                 np.array(score), i.score_shift, i.multiplier, i.shift, i.k, bool(i.renormalize)
             )

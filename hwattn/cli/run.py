@@ -1,0 +1,141 @@
+"""``hwattn run``: integer inference with the bit-accurate NumPy model."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.cli.arguments import (
+    accelerator_config,
+    add_config,
+    add_images,
+    add_model,
+    check_images,
+    load_images,
+    parse_task,
+)
+from hwattn.cli.models import ResolvedModel, resolve_model
+from hwattn.cli.output import Output, table
+from hwattn.compiler import compile_model
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.errors import RefusedError
+
+HELP = (
+    "Run a model on images with the bit-accurate integer model of the accelerator, and write one array per model "
+    "output. The machine computes the same, bit for bit."
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="Y.npz",
+        help="where to write the outputs, under their ONNX names",
+    )
+    parser.add_argument("--task", metavar="T", help="an index or the name of an output; default: all tasks")
+    parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
+    add_config(parser)
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    """Run the images and write the outputs."""
+    check_target(args.output)
+    resolved = resolve_model(args.model, args.calibration)
+    model = resolved.model
+    tasks = parse_task(args.task, resolved.output_names)
+    images = input_images(args.input, args.images, resolved)
+    executor = Executor(compile_model(model, accelerator_config(args, resolved.preset)))
+    outputs, seconds = _execute(executor, images, tasks, out)
+    write_arrays(args.output, outputs)
+    rows = [(name, "x".join(map(str, value.shape)), str(value.dtype)) for name, value in outputs.items()]
+    out.print(table(["output", "shape", "type"], rows))
+    rate = len(images) * len(tasks) / seconds
+    out.print(
+        f"{len(images)} images in {seconds:.2f} s ({rate:.0f} images and tasks per second): {args.output}"
+    )
+    out.result(
+        {
+            "model": model.name,
+            "images": len(images),
+            "tasks": [resolved.output_names[task] for task in tasks],
+            "output": args.output,
+            "outputs": {name: list(value.shape) for name, value in outputs.items()},
+            "seconds": seconds,
+        }
+    )
+    return 0
+
+
+def input_images(path: Path | None, limit: int | None, resolved: ResolvedModel) -> NDArray[np.float32]:
+    """Return the images to run: of a file, else the workload's test images; at most `limit`.
+
+    Raises
+    ------
+    RefusedError
+        There is no file and no workload, or the images do not fit the model.
+    """
+    model = resolved.model
+    if path is not None:
+        return load_images(path, model.image, model.image_shape)[:limit]
+    if resolved.workload is None:
+        raise RefusedError(f"{model.name} without images", "images to run it on", "add --input X.npy")
+    arrays = resolved.workload.test_set()
+    return check_images(arrays[model.image], "the workload's test set", model.image_shape)[:limit]
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that cannot be written, before any work.
+
+    Raises
+    ------
+    RefusedError
+        It is a folder, or lies in one that does not exist.
+    """
+    if path.is_dir():
+        raise RefusedError(f"{path} is a folder", "the name of a file to write", "add a file name")
+    if not path.parent.is_dir():
+        raise RefusedError(f"no folder {path.parent}", "a folder that exists", "make it, or correct the path")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an ``.npz`` that appears only when it is complete."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        scratch = Path(file.name)
+        try:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.close()
+            scratch.chmod(0o644)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _execute(
+    executor: Executor, images: NDArray[np.float32], tasks: list[int], out: Output
+) -> tuple[dict[str, NDArray[np.float32]], float]:
+    """Outputs of all tasks by name, and the seconds they took."""
+    limit = executor.batch_limit
+    starts = range(0, len(images), limit)
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    began = time.perf_counter()
+    with out.progress(len(tasks) * len(starts), "images") as advance:
+        for task in tasks:
+            for start in starts:
+                for name, value in executor.run(images[start : start + limit], task).outputs.items():
+                    found.setdefault(name, []).append(value)
+                advance()
+    outputs = {name: np.concatenate(values) for name, values in found.items()}
+    return outputs, time.perf_counter() - began
