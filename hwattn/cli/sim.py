@@ -1,0 +1,194 @@
+"""``hwattn sim``: a model on the simulated RTL under cocotb, compared bit for bit with the integer model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.cli.arguments import (
+    accelerator_config,
+    add_config,
+    add_images,
+    add_model,
+    load_images,
+    parse_task,
+)
+from hwattn.cli.models import ResolvedModel, resolve_model
+from hwattn.cli.output import Output, table
+from hwattn.compiler import compile_model
+from hwattn.sim.cosim.job import Run
+from hwattn.sim.cosim.runner import SIMULATORS
+from hwattn.sim.cosim.session import CosimResult, simulate
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.isa import Queue
+from hwattn.spec.program import Program
+from hwattn.spec.registers import ActReader, Register, WeightReader
+
+HELP = (
+    "Run a model on the RTL in a simulator. The activation memory is compared with the integer model after every "
+    "instruction in single-step mode, and as a whole after a run in which the queues overlap; cycles and utilization come "
+    "from the hardware's counters in that run."
+)
+
+DEFAULT_IMAGES = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument("--task", metavar="T", help="index or output name of a task; default: all")
+    parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
+    parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0], help="default: %(default)s")
+    parser.add_argument("--free", action="store_true", help="only run free, without single-stepping")
+    parser.add_argument(
+        "--readback",
+        type=int,
+        default=0,
+        metavar="N",
+        help="read the whole memory back after every instruction for N images of each task, instead of its CRC-32",
+    )
+    parser.add_argument(
+        "--waves", type=Path, metavar="DIR", help="write a waveform and a GTKWave save file there"
+    )
+    add_config(parser)
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    """Simulate and report."""
+    resolved = resolve_model(args.model, args.calibration)
+    config = accelerator_config(args, resolved.preset)
+    program = compile_model(resolved.model, config)
+    images = _images(args, resolved)
+    tasks = parse_task(args.task, resolved.output_names)
+    if args.waves is not None and args.waves.is_file():
+        raise RefusedError(
+            f"{args.waves} is a file", "a folder to write the waveform to", "name another folder"
+        )
+    result = simulate(
+        program,
+        images,
+        tasks,
+        args.simulator,
+        step=not args.free,
+        readback=max(args.readback, 0),
+        waves=args.waves,
+    )
+    _report(program, result, args.simulator, out)
+    out.result(document(program, result, args.simulator, len(images)))
+    return 0 if result.bit_exact else 1
+
+
+def _images(args: argparse.Namespace, resolved: ResolvedModel) -> NDArray[np.float32]:
+    """The images to run: a file's, or the first of the workload's test set."""
+    model = resolved.model
+    if args.input is not None:
+        images = load_images(args.input, model.image, model.image_shape)
+        return images[: args.images]
+    if resolved.workload is None:
+        raise RefusedError(f"{args.model} without images", "images to run", "add --input X.npy")
+    test: NDArray[np.float32] = resolved.workload.test_set()[model.image]
+    return test[: args.images or DEFAULT_IMAGES]
+
+
+def utilization(program: Program, runs: list[Run]) -> float:
+    """Multiply-accumulates of the graph / (cycles * multipliers), over all runs."""
+    cycles = sum(each.cycles for each in runs)
+    macs = sum(program.macs[each.task] for each in runs)
+    return macs / (cycles * program.config.multipliers) if cycles else 0.0
+
+
+def cycle_shares(runs: list[Run]) -> dict[str, float]:
+    """Where the matrix unit's cycles go, as shares of all cycles; they add up to 1.
+
+    ``streaming``: its multipliers work on a streamed word. ``memory``: it waits for a memory bank that another unit uses.
+    ``fill_and_drain``: its pipeline fills or empties at the ends of an instruction. ``tokens``: it waits for another queue's result.
+    ``starved``: no instruction has reached its queue.
+    """
+
+    def total(register: int) -> int:
+        return sum(each.counters[int(register)] for each in runs)
+
+    cycles = total(Register.CYCLES)
+    streaming = total(Register.MATRIX_ACTIVE)
+    memory = total(Register.READ_STALL + ActReader.MATRIX) + total(
+        Register.WEIGHT_STALL + WeightReader.MATRIX
+    )
+    busy = total(Register.BUSY + Queue.MATRIX)
+    tokens = total(Register.WAITING + Queue.MATRIX)
+    parts = {
+        "streaming": streaming,
+        "memory": memory,
+        "fill_and_drain": busy - streaming - memory,
+        "tokens": tokens,
+        "starved": cycles - busy - tokens,
+    }
+    return {name: count / cycles for name, count in parts.items()}
+
+
+def document(program: Program, result: CosimResult, simulator: str, images: int) -> dict[str, object]:
+    """Return the verb's JSON document."""
+    findings = result.findings
+    cycles = [each.cycles for each in findings.runs]
+    by_task = {
+        name: [each.cycles for each in findings.runs if each.task == task]
+        for task, name in ((port.task, port.name) for port in program.outputs)
+    }
+    return {
+        "bit_exact": result.bit_exact,
+        "images": images,
+        "instructions_compared": sum(each.compared for each in findings.runs),
+        "mismatches": [dataclasses.asdict(mismatch) for mismatch in findings.mismatches],
+        "cycles": cycles,
+        "cycles_mean": float(np.mean(cycles)),
+        "cycles_by_task": by_task,
+        "matrix_utilization": utilization(program, findings.runs),
+        "cycle_shares": cycle_shares(findings.runs),
+        "multipliers": program.config.multipliers,
+        "simulator": simulator,
+        "cycles_per_second": findings.simulated_cycles / findings.seconds,
+        "simulated_cycles": findings.simulated_cycles,
+        "waveform": result.waveform,
+    }
+
+
+def _report(program: Program, result: CosimResult, simulator: str, out: Output) -> None:
+    findings = result.findings
+    names = {port.task: port.name for port in program.outputs}
+    rows = []
+    for task in sorted({each.task for each in findings.runs}):
+        runs = [each for each in findings.runs if each.task == task]
+        wrong = sum(mismatch.task == task for mismatch in findings.mismatches)
+        rows.append(
+            (
+                names[task],
+                len(runs),
+                sum(each.compared for each in runs),
+                wrong or "none",
+                f"{np.mean([each.cycles for each in runs]):,.0f}",
+                f"{utilization(program, runs):.1%}",
+            )
+        )
+    columns = ["task", "images", "instructions compared", "differences", "cycles per image", "utilization"]
+    out.print(table(columns, rows, right=columns[1:]))
+    shares = cycle_shares(findings.runs)
+    out.print(
+        "Cycles of the matrix unit: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    )
+    for mismatch in findings.mismatches[:10]:
+        where = "free run" if mismatch.instruction is None else f"instruction {mismatch.instruction}"
+        out.print(
+            f"  task {mismatch.task}, image {mismatch.image}, {where} ({mismatch.text}): word {mismatch.word} "
+            f"is {mismatch.found}, the model says {mismatch.expected}"
+        )
+    verdict = "bit-exact" if result.bit_exact else "NOT bit-exact"
+    rate = findings.simulated_cycles / findings.seconds
+    out.print(
+        f"{verdict} on {simulator}: {findings.simulated_cycles:,} cycles simulated in {findings.seconds:.0f} s ({rate:,.0f} per second)"
+    )
+    if result.waveform is not None:
+        out.print(f"waveform: {result.waveform}")

@@ -1,0 +1,144 @@
+"""Runs programs on the simulated machine and gathers what was found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.rtl.machine import Machine
+from hwattn.rtl.verilog import to_verilog
+from hwattn.sim.cosim import runner
+from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
+from hwattn.sim.cosim.runner import Simulator
+from hwattn.spec.cache import cache_folder, digest, made_once
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError
+from hwattn.spec.program import Program
+from hwattn.spec.program_file import save_program
+
+TOP = "hwattn"
+"""Name of the machine's module in Verilog."""
+
+TESTBENCH = "hwattn.sim.cosim.testbench"
+
+
+@dataclass(frozen=True)
+class CosimResult:
+    """A co-simulation that came to its end.
+
+    Parameters
+    ----------
+    findings : Findings
+    waveform : Path or None
+    """
+
+    findings: Findings
+    waveform: Path | None
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether no comparison found a difference."""
+        return not self.findings.mismatches
+
+
+def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -> str:
+    """Return the Verilog of a machine, generated once for each configuration (and program) and version of the generator.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    program : Program, optional
+        Initial contents of the memories.
+    """
+    contents = "" if program is None else f"{program.hash:08x}"
+    key = digest(f"{config.hash:08x}", contents, _generator_digest())
+
+    def fill(folder: Path) -> None:
+        (folder / "machine.v").write_text(to_verilog(Machine(config, program), TOP))
+
+    return (made_once(cache_folder() / "verilog" / key, fill) / "machine.v").read_text()
+
+
+def _generator_digest() -> str:
+    """Digest of the sources that the Verilog is made by."""
+    room = Path(__file__).parents[2] / "rtl"
+    spec = Path(__file__).parents[2] / "spec"
+    sources = sorted([*room.glob("*.py"), *spec.glob("*.py")])
+    return digest(*(source.read_text() for source in sources))
+
+
+def simulate(
+    program: Program,
+    images: NDArray[np.float32],
+    tasks: Sequence[int],
+    simulator: Simulator = "verilator",
+    *,
+    step: bool = True,
+    readback: int = 0,
+    waves: Path | None = None,
+) -> CosimResult:
+    """Run a program on images in RTL under cocotb, comparing with the integer model.
+
+    Parameters
+    ----------
+    program : Program
+    images : ndarray of float32, shape (images, channels, height, width)
+    tasks : sequence of int
+        Every task runs on every image.
+    simulator : {"verilator", "icarus"}
+        On Verilator the program is loaded over the host's bus into a machine that is built once per configuration; on Icarus, which is
+        slow to run and quick to build, it is part of the build.
+    step : bool
+        Also compare after every instruction, in single-step mode.
+    readback : int
+        For so many images of each task compare the whole memory after every instruction, read back; for the others its CRC-32.
+    waves : Path, optional
+        Folder for a waveform of the whole simulation and a GTKWave save file.
+
+    Returns
+    -------
+    CosimResult
+        Mismatches are in it, and no error.
+
+    Raises
+    ------
+    FailedError
+        The machine hung; the message names the instruction and unit that stalled.
+    """
+    load = simulator == "verilator"
+    verilog = machine_verilog(program.config, None if load else program)
+    built = runner.build(verilog, TOP, simulator, waves=waves is not None)
+    with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
+        folder = Path(scratch)
+        job = Job(
+            program=str(folder / "program.hwp"),
+            images=str(folder / "images.npy"),
+            tasks=list(tasks),
+            load=load,
+            step=step,
+            readback=readback,
+            result=str(folder / "findings.json"),
+        )
+        save_program(program, Path(job.program))
+        np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
+        job.save(folder / "job.json")
+        outcome = runner.run(
+            built,
+            TESTBENCH,
+            waves if waves is not None else folder / "run",
+            environment={JOB_VARIABLE: str(folder / "job.json")},
+            waves=waves is not None,
+        )
+        findings = Findings.load_file(Path(job.result))
+    if findings.hung:
+        raise FailedError(
+            f"the simulated machine hung: {findings.hung}",
+            "every instruction to end",
+            "report it with the model and configuration; --waves DIR shows the signals",
+        )
+    return CosimResult(findings, outcome.waveform)
