@@ -147,6 +147,15 @@ def _quick_ms(
     return model.time_ms(max(even, most + FILL_TILES)).value
 
 
+def best_tiles(
+    pattern: Pattern, gpu: Gpu, backend: Backend, problem: Problem
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The backend's tile pair that a pattern runs fastest with."""
+    pairs = tile_pairs(backend.name, pattern.rank, gpu.cc, problem.head_dim, problem.dtype, problem.backward)
+    order = sorted(pairs, key=lambda pair: _quick_ms(pattern, gpu, backend, problem, *pair))
+    return min(order[:4], key=lambda pair: project_tiles(pattern, gpu, backend, problem, *pair).total_ms)
+
+
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Which (time, locality) points no other point beats in time without losing locality."""
     order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
