@@ -55,7 +55,7 @@ def load_split() -> tuple[Split, Split]:
     (train, test) : pair of Split
         1077 images to train and calibrate with, and 720 held-out images, 72 of each digit, both in random order.
     """
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = np.asarray(bunch.images).astype(np.int64)
