@@ -7,10 +7,7 @@ import math
 import numpy as np
 
 from hwattn.spec.graph import Float
-from hwattn.spec.quantized import Int16, Int32
-
-NORMALIZED_FRACTION = 12
-"""Fraction bits of the normalized value that gamma multiplies (18 signed bits)."""
+from hwattn.spec.quantized import NORMAL_FRACTION, Int16, Int32
 
 SHIFT_MIN = 9
 """Smallest shift of the result: the wide copy is shifted by 8 bits less."""
@@ -21,7 +18,7 @@ _BETA_MAX = (1 << 31) - 1
 
 
 def norm_parameters(gamma: Float, beta: Float, scale: float) -> tuple[Int16, Int32, int]:
-    """Integers with ``(z * gamma + beta) >> shift`` = LayerNorm / scale, where z = normalized value * 2**12.
+    """Integers with ``(z * gamma + beta) >> shift`` = LayerNorm / scale, where z = normalized value * 2**11.
 
     Parameters
     ----------
@@ -35,16 +32,16 @@ def norm_parameters(gamma: Float, beta: Float, scale: float) -> tuple[Int16, Int
     beta : ndarray of int32, shape (dim,)
     shift : int
         The largest that gamma and beta allow, 9 to 31. Where even 9 is too large, gamma and beta saturate
-        (a LayerNorm with factors of 2**18 times its result's scale).
+        (factors of 2**17 times the result's scale).
     """
-    factor = np.abs(gamma.astype(np.float64)).max(initial=0.0) / scale / (1 << NORMALIZED_FRACTION)
+    factor = np.abs(gamma.astype(np.float64)).max(initial=0.0) / scale / (1 << NORMAL_FRACTION)
     offset = np.abs(beta.astype(np.float64)).max(initial=0.0) / scale
     shift = SHIFT_MAX
     for size, limit in ((factor, _GAMMA_MAX), (offset, _BETA_MAX)):
         if size > 0:
             shift = min(shift, math.floor(math.log2(limit / size)))
     shift = max(shift, SHIFT_MIN)
-    scaled = np.rint(gamma.astype(np.float64) / scale * 2.0 ** (shift - NORMALIZED_FRACTION))
+    scaled = np.rint(gamma.astype(np.float64) / scale * 2.0 ** (shift - NORMAL_FRACTION))
     moved = np.rint(beta.astype(np.float64) / scale * 2.0**shift)
     return (
         np.clip(scaled, -_GAMMA_MAX, _GAMMA_MAX).astype(np.int16),

@@ -17,6 +17,7 @@ from hwattn.quant.reference import patches
 from hwattn.spec.graph import Add, Float, Node, Rows
 from hwattn.spec.numbers import GATE_LIMIT, Int64, quantize_multiplier, requantize, round_shift, saturate
 from hwattn.spec.quantized import (
+    NORMAL_FRACTION,
     QuantizedAttention,
     QuantizedLayerNorm,
     QuantizedLinear,
@@ -36,7 +37,6 @@ from hwattn.spec.tables import (
 GATE_FRACTION = 15
 """Fraction bits of a token's gate weight."""
 
-_NORMALIZED_FRACTION = 12
 _NORMALIZED_BITS = 18
 
 
@@ -123,7 +123,7 @@ class _Run:
         dim = x.shape[-1]
         total = x.sum(axis=-1, keepdims=True)
         spread = dim * np.square(x).sum(axis=-1, keepdims=True) - total * total + node.epsilon
-        normalized = (dim * x - total) / np.sqrt(spread) * (1 << _NORMALIZED_FRACTION)
+        normalized = (dim * x - total) / np.sqrt(spread) * (1 << NORMAL_FRACTION)
         z = saturate(np.floor(normalized + 0.5).astype(np.int64), _NORMALIZED_BITS)
         result = z * node.gamma + node.beta
         if node.wide:

@@ -39,9 +39,13 @@ class QuantizedPatchEmbed(Node):
     first: int
 
 
+NORMAL_FRACTION = 11
+"""Fraction bits of the normalized value z of LayerNorm, 18 signed bits: it spans -64 to 64, all that D <= 4096 can reach."""
+
+
 @dataclass(frozen=True)
 class QuantizedLayerNorm(Node):
-    """LayerNorm; ``gamma`` int16 (dim,), ``beta`` int32 (dim,), result shifted right by `shift`.
+    """LayerNorm; ``(z * gamma + beta) >> shift`` with ``gamma`` int16 (dim,) and ``beta`` int32 (dim,).
 
     `epsilon` is the integer added to D*SS - S^2: round(eps * D^2 / s_residual^2), at least 1. With `wide`, a
     16-bit copy at 1/256 of the result's scale goes to a gate.
