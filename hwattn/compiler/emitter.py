@@ -1,0 +1,255 @@
+"""The emitter: appends instructions, gives out slots and accumulator banks, and cuts matrix work into chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hwattn.compiler.layout import RowLayout, int16_words, split_evenly
+from hwattn.compiler.memory import ReadOnlyMemory, require
+from hwattn.compiler.scales import Scaling
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import Format, Instruction, Load, Matmul, Memory, Post, Stage2
+
+ACCUMULATOR_BANKS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: token t at word ``base + (t - origin) * stride`` of the activation memory."""
+
+    base: int
+    stride: int
+    origin: int = 0
+
+    def address(self, token: int) -> int:
+        """Word address of a token."""
+        return self.base + (token - self.origin) * self.stride
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Predicate of an instruction that belongs to an expert: entry `meta` of the metaqueue, tokens from `first` on."""
+
+    meta: int
+    first: int
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Return the fields of a predicated instruction."""
+        return {"expert_enable": 1, "meta": self.meta, "first": self.first}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Streamed rows: `rows` rows of `words` words from word `base` on; those of the next expert `expert_stride` words on."""
+
+    base: int
+    rows: int
+    words: int
+    expert_stride: int = 0
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where and how POST writes a layer's result.
+
+    `base` is the address of the tile's first row: a word address, or a BYTE address in format COLUMNS. `params` is the first
+    parameter entry, that of the next expert `expert_stride` entries on; `second` is the second scaling of an activation or None.
+    """
+
+    format: Format
+    base: int
+    stride: int
+    layout: RowLayout
+    params: int
+    expert_stride: int = 0
+    activation: bool = False
+    second: Scaling | None = None
+    gate: bool = False
+    scatter: bool = False
+
+    def pieces(self, start: int, count: int) -> list[tuple[int, int, int]]:
+        """Cut columns into pieces that one POST can write: (first column, columns, base)."""
+        lanes = self.layout.lanes
+        if self.format is Format.COLUMNS:
+            return [(start, count, self.base + start * self.stride * lanes)]
+        if self.format is not Format.INT8:
+            return [(start, count, self.base + int16_words(start, lanes))]
+        if self.layout.plain:
+            return [(start, count, self.base + self.layout.word(start))]
+        group = self.layout.group
+        return [
+            (column, min(group, start + count - column), self.base + self.layout.word(column))
+            for column in range(start, start + count, group)
+        ]
+
+    @property
+    def unit(self) -> int:
+        """Columns that a chunk must be a multiple of."""
+        if self.format is Format.COLUMNS:
+            return 1
+        return self.layout.lanes if self.format is not Format.INT8 or self.layout.plain else self.layout.group
+
+
+@dataclass
+class Emitter:
+    """Instructions of all tasks, and the read-only memories that they share.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    """
+
+    config: AcceleratorConfig
+    instructions: list[Instruction] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    label: str = ""
+    _slot: int = 0
+    _bank: int = 0
+
+    def __post_init__(self) -> None:
+        self.weights = ReadOnlyMemory("weight_words", (self.config.lanes,), np.int8)
+        self.params = ReadOnlyMemory("param_words", (3,), np.int64)
+        self.norm_params = ReadOnlyMemory("norm_words", (), np.int64)
+
+    def emit(self, instruction: Instruction) -> None:
+        """Append an instruction of the current layer."""
+        self.instructions.append(instruction)
+        self.labels.append(self.label)
+
+    def next_slot(self) -> int:
+        """Return the resident slot whose last use is longest ago."""
+        self._slot = (self._slot + 1) % self.config.row_slots
+        return self._slot
+
+    def next_bank(self) -> int:
+        """Return the first column of the accumulator bank that was not used last."""
+        self._bank = (self._bank + 1) % ACCUMULATOR_BANKS
+        return self._bank * self.config.acc_columns
+
+    def tiles(self, span: tuple[int, int]) -> list[tuple[int, int]]:
+        """Cut tokens into tiles: (first token, rows)."""
+        start, stop = span
+        return [
+            (token, min(self.config.rows, stop - token)) for token in range(start, stop, self.config.rows)
+        ]
+
+    def load_tile(self, place: Place, token: int, rows: int, words: int) -> list[Load]:
+        """Return the LOADs of int8 rows of `words` words, one for each piece that fits a slot, without slots."""
+        lanes = self.config.lanes
+        return [
+            self.load_rows((place.address(token) + offset) * lanes, place.stride * lanes, rows, length)
+            for offset, length in split_evenly(words, self.config.row_words, 1)
+        ]
+
+    def load_rows(self, base: int, row_stride: int, rows: int, words: int) -> Load:
+        """Return the LOAD of `words` words each of rows `row_stride` bytes apart, without slot."""
+        return Load(
+            rows=rows,
+            words=words,
+            memory=Memory.ACT,
+            base=base,
+            row_stride=row_stride,
+            row_wrap=rows,
+            granule=self.config.lanes.bit_length() - 1,
+            n0=words,
+            n1=1,
+            n2=1,
+        )
+
+    def operand(self, loads: list[Load]) -> Operand:
+        """Return a tile's resident operand, whose pieces are loaded when they are first used.
+
+        Parameters
+        ----------
+        loads : list of Load
+            The pieces along the features, each at most a slot, without slot numbers.
+        """
+        return Operand(self, loads)
+
+    def matmul(
+        self, operand: Operand, weights: Weights, columns: tuple[int, int], expert: Expert | None = None
+    ) -> int:
+        """Multiply a tile by rows `columns` (first, count) of a weight matrix; return the first accumulator column.
+
+        Rows that do not fit a slot are cut along the features, and the partial sums accumulated.
+        """
+        bank = self.next_bank()
+        start, count = columns
+        offset = 0
+        for index, load in enumerate(operand.loads):
+            slot = operand.slot(index)
+            self.emit(
+                Matmul(
+                    slot=slot,
+                    words=load.words,
+                    memory=Memory.WEIGHT,
+                    base=weights.base + start * weights.words + offset,
+                    expert_stride=weights.expert_stride,
+                    n0=count,
+                    stride0=weights.words,
+                    n1=1,
+                    acc_base=bank,
+                    accumulate=int(index > 0),
+                    **(expert.fields if expert else {}),
+                )
+            )
+            offset += load.words
+        return bank
+
+    def column_chunks(self, columns: int, sinks: list[Sink], where: str) -> list[tuple[int, int]]:
+        """Cut output columns into pieces that fit an accumulator bank: (first column, columns)."""
+        unit = max(sink.unit for sink in sinks) if sinks else 1
+        require(
+            self.config,
+            "acc_columns",
+            min(unit, columns),
+            f"{where} needs {unit} accumulator columns at once",
+        )
+        if columns <= self.config.acc_columns:
+            return [(0, columns)]
+        return split_evenly(columns, self.config.acc_columns, unit)
+
+    def post(
+        self, bank: int, columns: tuple[int, int], rows: int, sink: Sink, expert: Expert | None = None
+    ) -> None:
+        """Requantize accumulator columns from `bank` on, and write them where the sink says."""
+        stage2 = Stage2.GATE if sink.gate else Stage2.CONSTANT if sink.second else Stage2.NONE
+        for column, count, base in sink.pieces(*columns):
+            self.emit(
+                Post(
+                    acc_base=bank + column - columns[0],
+                    columns=count,
+                    rows=rows,
+                    param_base=sink.params + column,
+                    expert_stride=sink.expert_stride,
+                    activation=int(sink.activation),
+                    stage2=stage2,
+                    m2=sink.second.multiplier if sink.second else 0,
+                    s2=sink.second.shift if sink.second else 0,
+                    format=sink.format,
+                    scatter=int(sink.scatter),
+                    base=base,
+                    stride=sink.stride,
+                    **(expert.fields if expert else {}),
+                )
+            )
+
+
+class Operand:
+    """A tile's resident operand: pieces along the features, loaded when first used and kept where the slots suffice."""
+
+    def __init__(self, emitter: Emitter, loads: list[Load]) -> None:
+        self.loads = loads
+        self._emitter = emitter
+        self._kept: dict[int, int] = {}
+        self._keep = len(loads) <= max(1, emitter.config.row_slots // 2)
+
+    def slot(self, index: int) -> int:
+        """Return the slot of piece `index`, after a LOAD if it is not there."""
+        if index not in self._kept or not self._keep:
+            self._kept[index] = self._emitter.next_slot()
+            self._emitter.emit(replace(self.loads[index], slot=self._kept[index]))
+        return self._kept[index]

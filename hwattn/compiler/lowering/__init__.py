@@ -1,0 +1,1 @@
+"""Lowering: one file for each kind of layer, all writing through the emitter."""

@@ -1,0 +1,125 @@
+"""Patch embedding: the constant token matrix is copied, and the projected patches are added to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.compiler.emitter import Sink, Weights
+from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
+from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.memory import require
+from hwattn.compiler.plan import Form
+from hwattn.compiler.scales import channel_params, check_accumulators
+from hwattn.spec.isa import Copy, Format, Load, Memory
+from hwattn.spec.quantized import QuantizedPatchEmbed
+
+COPY_WORDS = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the kernel that fits a slot: `channels` from `channel` on, kernel rows from `row` on."""
+
+    channel: int
+    channels: int
+    row: int
+    rows: int
+
+
+def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
+    """Lower patch embedding: COPY, then LOAD, MATMUL and POST for each tile of patches."""
+    emitter, plan = context.emitter, context.plan
+    lanes = emitter.config.lanes
+    place = context.place(node.name, Form.INT16)
+    _copy_init(context, node, place.base)
+
+    dim, _, kernel_height, kernel_width = node.weight.shape
+    _, height, width = plan.model.image_shape
+    across, patches = width // kernel_width, (height // kernel_height) * (width // kernel_width)
+    pieces = _pieces(context, node)
+    packed = _pack(node.weight, pieces, lanes)
+    factors = node.scale * plan.scale(plan.model.image) / plan.scale(node.name)
+    bias = np.zeros(dim, np.int32)
+    check_accumulators(node.weight.reshape(dim, -1).astype(np.int64), bias.astype(np.int64), 128, node.name)
+    weights = Weights(emitter.weights.add(packed), dim, packed.shape[1])
+    params = emitter.params.add(channel_params(bias, factors, False, node.name))
+    granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
+    layout = RowLayout(dim, dim, lanes)
+
+    for patch, rows in emitter.tiles((0, patches)):
+        loads = [
+            Load(
+                rows=rows,
+                words=ceil_div(piece.channels * piece.rows * kernel_width, lanes),
+                memory=Memory.ACT,
+                base=context.image * lanes + (piece.channel * height + piece.row) * width,
+                row_stride=kernel_width,
+                row_first=patch,
+                row_wrap=across,
+                row_jump=kernel_height * width,
+                granule=granule,
+                n0=kernel_width >> granule,
+                n1=piece.rows,
+                stride1=width,
+                n2=piece.channels,
+                stride2=height * width,
+            )
+            for piece in pieces
+        ]
+        operand = emitter.operand(loads)
+        sink = Sink(Format.RESIDUAL, place.address(node.first + patch), place.stride, layout, params)
+        for columns in emitter.column_chunks(dim, [sink], node.name):
+            bank = emitter.matmul(operand, weights, columns)
+            emitter.post(bank, columns, rows, sink)
+    context.macs += patches * node.weight.size
+
+
+def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int) -> None:
+    words = pack_int16(node.init, context.emitter.config.lanes)
+    source = context.emitter.weights.add(words)
+    for start in range(0, len(words), COPY_WORDS):
+        context.emitter.emit(
+            Copy(
+                memory=Memory.WEIGHT,
+                source=source + start,
+                target=target + start,
+                words=min(COPY_WORDS, len(words) - start),
+            )
+        )
+
+
+def _pieces(context: Context, node: QuantizedPatchEmbed) -> list[Piece]:
+    """Cut the kernel into pieces that fit a slot: whole channels if one fits, else whole kernel rows."""
+    _, channels, kernel_height, kernel_width = node.weight.shape
+    config = context.emitter.config
+    room = config.row_words * config.lanes
+    require(
+        config, "row_words", ceil_div(kernel_width, config.lanes), f"{node.name} has kernel rows that long"
+    )
+    if kernel_height * kernel_width <= room:
+        step = room // (kernel_height * kernel_width)
+        return [
+            Piece(first, min(step, channels - first), 0, kernel_height) for first in range(0, channels, step)
+        ]
+    step = room // kernel_width
+    return [
+        Piece(channel, 1, row, min(step, kernel_height - row))
+        for channel in range(channels)
+        for row in range(0, kernel_height, step)
+    ]
+
+
+def _pack(weight: NDArray[np.int8], pieces: list[Piece], lanes: int) -> NDArray[np.int8]:
+    """Lay out kernel rows as words (dim, words, lanes), each piece padded to whole words."""
+    dim = weight.shape[0]
+    packed = []
+    for piece in pieces:
+        part = weight[
+            :, piece.channel : piece.channel + piece.channels, piece.row : piece.row + piece.rows
+        ].reshape(dim, -1)
+        packed.append(RowLayout(part.shape[1], part.shape[1], lanes).pack(part))
+    return np.concatenate(packed, axis=1)

@@ -1,0 +1,118 @@
+"""Linear layers: a tile of tokens is loaded once for all layers that read it, weights stream past it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwattn.compiler.emitter import Sink, Weights
+from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.plan import Form
+from hwattn.compiler.scales import Float64, activation_scaling, channel_params, check_accumulators
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.graph import Add
+from hwattn.spec.isa import Format
+from hwattn.spec.quantized import QuantizedLinear
+
+FORMATS = {Form.ROWS: Format.INT8, Form.COLUMNS: Format.COLUMNS, Form.INT16: Format.INT16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A linear layer in memory, and what its POSTs have in common."""
+
+    node: QuantizedLinear
+    weights: Weights
+    params: int
+
+
+def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: Add | None) -> None:
+    """Lower linear layers that read the same rows of the same tensor.
+
+    Parameters
+    ----------
+    context : Context
+    nodes : tuple of QuantizedLinear
+    target : Add or None
+        Where the result is added to the residual stream.
+    """
+    emitter, plan = context.emitter, context.plan
+    source = nodes[0].inputs[0]
+    words = plan.layout(plan.source(source)).words
+    place = context.place(source, Form.ROWS)
+    jobs = [_prepare(context, node, target) for node in nodes]
+    span = plan.needed[nodes[0].name]
+    for token, rows in emitter.tiles(span):
+        operand = emitter.operand(emitter.load_tile(place, token, rows, words))
+        for job in jobs:
+            sinks = _sinks(context, job, target, token)
+            for columns in emitter.column_chunks(job.weights.rows, sinks, job.node.name):
+                bank = emitter.matmul(operand, job.weights, columns)
+                for sink in sinks:
+                    emitter.post(bank, columns, rows, sink)
+    context.macs += (span[1] - span[0]) * sum(node.matrix.weight.size for node in nodes)
+
+
+def result_scales(context: Context, name: str) -> Float64:
+    """Return the scale of each feature of a linear layer's result.
+
+    Raises
+    ------
+    RefusedError
+        If the number of scales does not divide the features.
+    """
+    scale, features = context.plan.model.scales[name], context.plan.features[name]
+    if features % scale.size:
+        raise RefusedError(
+            f"{name}: {scale.size} scales for {features} features",
+            "one scale, or one for each head",
+            "quantize the model again",
+        )
+    return np.repeat(scale, features // scale.size)
+
+
+def _prepare(context: Context, node: QuantizedLinear, target: Add | None) -> Job:
+    emitter, plan = context.emitter, context.plan
+    source = plan.source(node.inputs[0])
+    matrix = node.matrix
+    check_accumulators(matrix.weight.astype(np.int64), matrix.bias.astype(np.int64), 128, node.name)
+    packed = plan.layout(source).pack(matrix.weight)
+    factors = plan.scale(source) * matrix.scale
+    if not node.activation:
+        factors = factors / (plan.scale(target.name) if target else result_scales(context, node.name))
+    return Job(
+        node,
+        Weights(emitter.weights.add(packed), len(packed), packed.shape[1]),
+        emitter.params.add(channel_params(matrix.bias, factors, node.activation is not None, node.name)),
+    )
+
+
+def _sinks(context: Context, job: Job, target: Add | None, token: int) -> list[Sink]:
+    plan, node = context.plan, job.node
+    second = None
+    if node.activation:
+        second = activation_scaling(plan.scale(target.name if target else node.name), node.name)
+    if target:
+        place = context.place(target.name, Form.INT16)
+        forms = [(Format.RESIDUAL, place.address(token), place.stride)]
+    else:
+        forms = []
+        for form in sorted(plan.forms[node.name], key=lambda one: one.name):
+            place = context.place(node.name, form)
+            base = place.address(token)
+            if form is Form.COLUMNS:
+                base = place.base * context.emitter.config.lanes + token
+            forms.append((FORMATS[form], base, place.stride))
+    return [
+        Sink(
+            format,
+            base,
+            stride,
+            plan.layout(node.name),
+            job.params,
+            activation=node.activation is not None,
+            second=second,
+        )
+        for format, base, stride in forms
+    ]

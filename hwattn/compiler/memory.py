@@ -1,0 +1,159 @@
+"""Memories: contents of the read-only ones, shared by all tasks, and the map of the activation memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.compiler.layout import ceil_div
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import RefusedError
+
+
+class ReadOnlyMemory:
+    """Contents of a read-only memory; what is added twice is held once.
+
+    Parameters
+    ----------
+    field : str
+        Field of AcceleratorConfig that holds its size.
+    width : tuple of int
+        Shape of one entry.
+    dtype : type
+        Of the entries.
+    """
+
+    def __init__(self, field: str, width: tuple[int, ...], dtype: type) -> None:
+        self.field = field
+        self._blocks: list[NDArray[Any]] = []
+        self._width, self._dtype = width, dtype
+        self._places: dict[bytes, int] = {}
+        self.size = 0
+
+    def add(self, entries: NDArray[Any]) -> int:
+        """Add a block of entries, and return the address of the first."""
+        block: NDArray[Any] = np.ascontiguousarray(entries, self._dtype).reshape(-1, *self._width)
+        key = block.tobytes()
+        if key not in self._places:
+            self._places[key] = self.size
+            self._blocks.append(block)
+            self.size += len(block)
+        return self._places[key]
+
+    def contents(self, config: AcceleratorConfig) -> NDArray[Any]:
+        """Return all entries.
+
+        Raises
+        ------
+        RefusedError
+            If they are more than the memory holds.
+        """
+        require(config, self.field, self.size, f"the model needs {self.size} entries")
+        if not self._blocks:
+            return np.zeros((0, *self._width), self._dtype)
+        return np.concatenate(self._blocks)
+
+
+def require(config: AcceleratorConfig, field: str, needed: int, reason: str) -> None:
+    """Refuse unless a field of the configuration is at least `needed`.
+
+    Raises
+    ------
+    RefusedError
+        Names the field and the value that it needs.
+    """
+    available = getattr(config, field)
+    if needed > available:
+        raise RefusedError(
+            f"{field}={available}, too small by {needed - available}: {reason}",
+            f"{field} of {needed} or more",
+            f"raise it with --set {field}={needed}",
+        )
+
+
+@dataclass
+class Buffer:
+    """A piece of the activation memory.
+
+    Parameters
+    ----------
+    name : str
+    words : int
+    first, last : int
+        Steps of the schedule between which it holds something that is still needed.
+    apart : frozenset of str
+        Buffers that are read at the same time; other banks are preferred.
+    """
+
+    name: str
+    words: int
+    first: int
+    last: int
+    apart: frozenset[str] = frozenset()
+    base: int = -1
+
+
+def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
+    """Give every buffer its base address: those in use at the same time do not overlap.
+
+    Buffers are placed in order of first use, longest-lived first, each at the place that shares the fewest banks with what is read
+    at the same time, and there as low as possible.
+
+    Raises
+    ------
+    RefusedError
+        If the activation memory is too small; names the value of `act_words` that serves.
+    """
+    order = sorted(buffers, key=lambda buffer: (buffer.first, -buffer.last, -buffer.words))
+    if _place_any(order, config.act_words, config.act_banks):
+        return
+    act_words = config.act_words
+    while not _place_any(order, act_words, config.act_banks):
+        act_words *= 2
+    raise RefusedError(
+        f"act_words={config.act_words}, too small by {act_words - config.act_words}: the activations of a layer do not fit "
+        f"{config.act_banks} banks",
+        f"act_words of {act_words} or more",
+        f"raise it with --set act_words={act_words}",
+    )
+
+
+def _place_any(order: list[Buffer], bank_words: int, banks: int) -> bool:
+    """Place all buffers, spread over the banks if that fits, else packed; False if neither does."""
+    largest_first = sorted(order, key=lambda buffer: (-buffer.words, buffer.first))
+    return (
+        _place(order, bank_words, banks, spread=True)
+        or _place(order, bank_words, banks, spread=False)
+        or _place(largest_first, bank_words, banks, spread=False)
+    )
+
+
+def _place(order: list[Buffer], bank_words: int, banks: int, spread: bool) -> bool:
+    placed: list[Buffer] = []
+    for buffer in order:
+        alive = [other for other in placed if other.first <= buffer.last and buffer.first <= other.last]
+        rivals = [other for other in alive if other.name in buffer.apart or buffer.name in other.apart]
+        taken = {bank for other in rivals for bank in _banks(other.base, other.words, bank_words) if spread}
+        starts = {0} | {other.base + other.words for other in alive}
+        if spread:
+            starts |= {bank * bank_words for bank in range(banks)}
+        free = [
+            start
+            for start in sorted(starts)
+            if start + buffer.words <= banks * bank_words
+            and all(
+                start + buffer.words <= other.base or other.base + other.words <= start for other in alive
+            )
+        ]
+        if not free:
+            return False
+        buffer.base = min(free, key=lambda start: len(taken & set(_banks(start, buffer.words, bank_words))))
+        placed.append(buffer)
+    return True
+
+
+def _banks(base: int, words: int, bank_words: int) -> range:
+    return range(base // bank_words, ceil_div(base + words, bank_words))

@@ -1,0 +1,253 @@
+"""One task: gives tensors their places in the activation memory, then lowers step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.layout import ceil_div, int16_words
+from hwattn.compiler.lowering.attention import lower_attention
+from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.embedding import lower_patch_embed
+from hwattn.compiler.lowering.linear import lower_linears
+from hwattn.compiler.lowering.mixture import hidden_words, lower_mixture
+from hwattn.compiler.lowering.norm import lower_layer_norm
+from hwattn.compiler.memory import Buffer, place_buffers
+from hwattn.compiler.plan import Form, Plan, Step
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.graph import Add
+from hwattn.spec.isa import Copy, Halt, Memory
+from hwattn.spec.program import OutputPort
+from hwattn.spec.quantized import (
+    QuantizedAttention,
+    QuantizedLayerNorm,
+    QuantizedLinear,
+    QuantizedMixture,
+    QuantizedPatchEmbed,
+)
+
+IMAGE = "image"
+RESIDUAL = "residual"
+
+
+class TaskLowering:
+    """Lowers one task: gives tensors their places, then emits step by step.
+
+    Parameters
+    ----------
+    emitter : Emitter
+    plan : Plan
+    """
+
+    def __init__(self, emitter: Emitter, plan: Plan) -> None:
+        self.emitter, self.plan = emitter, plan
+        self.lanes = emitter.config.lanes
+        self.last_use = self._last_uses()
+        self.stream = self._residual_buffers()
+        self.buffers = {buffer.name: buffer for buffer in self._buffers()}
+        place_buffers(list(self.buffers.values()), emitter.config)
+        self.context = Context(emitter, plan, self._places(), self._scratch(), self.buffers[IMAGE].base)
+
+    def lower(self) -> tuple[list[OutputPort], int]:
+        """Emit the task; return its outputs and its multiply-accumulates."""
+        for step in self.plan.steps:
+            self.emitter.label = step.target.name if step.target else step.nodes[0].name
+            self._lower_step(step)
+        self.emitter.label = "end"
+        self.emitter.emit(Halt())
+        return self._ports(), self.context.macs
+
+    def _lower_step(self, step: Step) -> None:
+        if step.target:
+            self._copy_residual(step.target)
+            self.emitter.label = step.nodes[0].name
+        node = step.nodes[0]
+        match node:
+            case QuantizedPatchEmbed():
+                lower_patch_embed(self.context, node)
+            case QuantizedLayerNorm():
+                lower_layer_norm(self.context, node)
+            case QuantizedLinear():
+                linears = tuple(one for one in step.nodes if isinstance(one, QuantizedLinear))
+                lower_linears(self.context, linears, step.target)
+            case QuantizedAttention():
+                lower_attention(self.context, node)
+            case QuantizedMixture() if step.target:
+                lower_mixture(self.context, node, step.target)
+
+    def _operand(self, add: Add) -> str:
+        """The residual stream's tensor that an Add reads."""
+        branch = self.plan.branch(add)
+        return next(name for name in add.inputs if name != branch)
+
+    def _last_uses(self) -> dict[str, int]:
+        """Last step that reads each stored tensor; outputs are needed to the end."""
+        last: dict[str, int] = {}
+        for index, step in enumerate(self.plan.steps):
+            names = [name for node in step.nodes for name in node.inputs]
+            if step.target:
+                names.append(self._operand(step.target))
+            for name in names:
+                last[self.plan.source(name)] = index
+        for _, name in self.plan.outputs():
+            last[name] = len(self.plan.steps)
+        return last
+
+    def _residual_buffers(self) -> dict[str, tuple[str, int]]:
+        """Buffer of each tensor of the residual stream, and the token of the buffer that is its token 0.
+
+        An addition happens in place unless its operand is still needed afterwards.
+        """
+        stream: dict[str, tuple[str, int]] = {}
+        for index, step in enumerate(self.plan.steps):
+            if isinstance(step.nodes[0], QuantizedPatchEmbed):
+                stream[step.nodes[0].name] = f"{RESIDUAL}:{step.nodes[0].name}", 0
+            if step.target:
+                stored, first = self.plan.root(self._operand(step.target))
+                buffer, offset = stream[stored]
+                if self.last_use[stored] > index:
+                    stream[step.target.name] = f"{RESIDUAL}:{step.target.name}", 0
+                else:
+                    stream[step.target.name] = buffer, offset + first
+        return stream
+
+    def _copy_residual(self, add: Add) -> None:
+        """Copy the operand of an Add that cannot happen in place."""
+        operand = self._operand(add)
+        stored, _ = self.plan.root(operand)
+        if self.stream[add.name][0] == self.stream[stored][0]:
+            return
+        start, stop = self.plan.needed[add.name]
+        source = self.context.place(operand, Form.INT16)
+        target = self.context.place(add.name, Form.INT16)
+        self.emitter.label = add.name
+        self.emitter.emit(
+            Copy(
+                memory=Memory.ACT,
+                source=source.address(start),
+                target=target.address(start),
+                words=(stop - start) * target.stride,
+            )
+        )
+
+    def _form_words(self, name: str, form: Form) -> tuple[int, int]:
+        """Stride and number of words of a tensor that is not part of the residual stream."""
+        start, stop = self.plan.needed[name]
+        if form is Form.COLUMNS:
+            stride = ceil_div(stop - start, self.lanes)
+            return stride, stride * self.plan.features[name]
+        words = self.plan.layout(name).words
+        stride = {Form.ROWS: words, Form.WIDE: 2 * words}.get(
+            form, int16_words(self.plan.features[name], self.lanes)
+        )
+        return stride, stride * (stop - start)
+
+    def _stored(self) -> list[tuple[int, str, Form]]:
+        """Step, name and form of every tensor that has a buffer of its own."""
+        found = []
+        for index, step in enumerate(self.plan.steps):
+            if step.target or isinstance(step.nodes[0], QuantizedPatchEmbed):
+                continue
+            for node in step.nodes:
+                forms = self.plan.forms[node.name]
+                allowed = _forms_of(node)
+                if not forms <= allowed or (Form.INT16 in forms and len(forms) > 1):
+                    raise RefusedError(
+                        f"{node.name} is needed as {' and as '.join(sorted(form.value for form in forms))}",
+                        f"{' or '.join(sorted(form.value for form in allowed))}, an output only as int16",
+                        "take outputs from linear layers that nothing else reads",
+                    )
+                found += [(index, node.name, form) for form in sorted(forms, key=lambda one: one.name)]
+        return found
+
+    def _buffers(self) -> list[Buffer]:
+        steps = len(self.plan.steps)
+        image = ceil_div(int(np.prod(self.plan.model.image_shape)), self.lanes)
+        buffers = [Buffer(IMAGE, image, -1, steps)]
+        for index, step in enumerate(self.plan.steps):
+            made = step.target.name if step.target else step.nodes[0].name
+            if made in self.stream:
+                name, _ = self.stream[made]
+                if all(buffer.name != name for buffer in buffers):
+                    words = int16_words(self.plan.features[made], self.lanes) * self.plan.rows[made]
+                    last = max(
+                        self.last_use.get(one, index) for one, (own, _) in self.stream.items() if own == name
+                    )
+                    buffers.append(Buffer(name, words, index, last))
+            if isinstance(step.nodes[0], QuantizedMixture):
+                start, stop = self.plan.needed[step.nodes[0].name]
+                words = hidden_words(step.nodes[0], stop - start, self.lanes)
+                buffers.append(Buffer(f"hidden:{step.nodes[0].name}", words, index, index))
+        residuals = frozenset(name for name, _ in self.stream.values())
+        for index, name, form in self._stored():
+            _, words = self._form_words(name, form)
+            buffers.append(
+                Buffer(
+                    f"{form.name}:{name}", words, index, self.last_use[name], residuals | self._rivals(name)
+                )
+            )
+        return buffers
+
+    def _rivals(self, name: str) -> frozenset[str]:
+        """Keys and values that stream while this query is loaded."""
+        rivals = set()
+        for node in self.plan.consumers(name):
+            if isinstance(node, QuantizedAttention) and self.plan.source(node.inputs[0]) == name:
+                rivals.add(f"{Form.ROWS.name}:{self.plan.source(node.inputs[1])}")
+                rivals.add(f"{Form.COLUMNS.name}:{self.plan.source(node.inputs[2])}")
+        return frozenset(rivals)
+
+    def _places(self) -> dict[tuple[str, Form], Place]:
+        places = {}
+        for name, (buffer, first) in self.stream.items():
+            stride = int16_words(self.plan.features[name], self.lanes)
+            places[name, Form.INT16] = Place(self.buffers[buffer].base, stride, -first)
+        for _, name, form in self._stored():
+            stride, _ = self._form_words(name, form)
+            base = self.buffers[f"{form.name}:{name}"].base
+            places[name, form] = Place(base, stride, self.plan.needed[name][0])
+        return places
+
+    def _scratch(self) -> dict[str, int]:
+        return {
+            name.removeprefix("hidden:"): buffer.base
+            for name, buffer in self.buffers.items()
+            if name.startswith("hidden:")
+        }
+
+    def _ports(self) -> list[OutputPort]:
+        ports = []
+        for index, _ in self.plan.outputs():
+            output = self.plan.model.outputs[index]
+            name = output.tensor
+            place = self.context.place(name, Form.INT16)
+            rows, columns = self.plan.rows[name], self.plan.features[name]
+            if int(np.prod(output.shape)) != rows * columns:
+                raise RefusedError(
+                    f"output {output.name} of shape {output.shape}",
+                    f"{rows * columns} elements, {rows} tokens of {columns} features",
+                    "correct the output's shape",
+                )
+            scale = self.plan.scale(self.plan.source(name))
+            ports.append(
+                OutputPort(
+                    output.name,
+                    self.plan.task,
+                    place.address(0),
+                    place.stride,
+                    rows,
+                    columns,
+                    scale,
+                    output.shape,
+                )
+            )
+        return ports
+
+
+def _forms_of(node: object) -> set[Form]:
+    """Forms in which a node can write its result."""
+    if isinstance(node, QuantizedLinear):
+        return {Form.ROWS, Form.COLUMNS, Form.INT16}
+    if isinstance(node, QuantizedLayerNorm):
+        return {Form.ROWS, Form.WIDE}
+    return {Form.ROWS}
