@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from hwattn.quant.attention import probability_bits
-from hwattn.quant.calibration import Statistics, choose_scale, collect, image_scale
+from hwattn.quant.calibration import Statistics, choose_scale, collect, image_scale, task_nodes
 from hwattn.quant.migration import migrate
 from hwattn.quant.norm import norm_epsilon, norm_parameters
 from hwattn.quant.reference import expert_hidden, linear, route
@@ -68,7 +69,7 @@ class Quantization:
 def quantize(
     graph: Graph, calibration: Float, name: str, source: str = "", migration: bool = True
 ) -> Quantization:
-    """Quantize a graph.
+    """Quantize the part of a graph that its outputs need.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ def quantize(
         If the calibration images do not fit, a tensor is used in a way that integers do not allow, or the residual
         stream has outliers beyond what one int16 scale can hold.
     """
+    needed = {node.name for task in range(graph.tasks) for node in task_nodes(graph, task)}
+    graph = dataclasses.replace(graph, nodes=tuple(node for node in graph.nodes if node.name in needed))
     roles = tensor_roles(graph)
     check_roles(graph, roles)
     statistics = collect(graph, calibration)
