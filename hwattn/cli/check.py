@@ -18,30 +18,28 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Report every tool; 1 when a required one is missing, else 0."""
     versions = {tool.name: tool.find_version() for tool in TOOLS}
     missing = [tool for tool in TOOLS if versions[tool.name] is None]
-    blocking = [tool for tool in missing if tool.required]
+    ready = not any(tool.required for tool in missing)
     out.print(
         table(
-            ["tool", "version", "needed by", "install with"],
+            ["tool", "version", "needed by"],
             [
                 (
                     tool.name,
                     versions[tool.name] or ("MISSING" if tool.required else "not found (optional)"),
                     tool.needed_by,
-                    tool.install if tool in missing else None,
                 )
                 for tool in TOOLS
             ],
         )
     )
-    if blocking:
-        out.print(f"Missing: {', '.join(tool.name for tool in blocking)}. Install with:")
-        for command in dict.fromkeys(tool.install for tool in blocking):
-            out.print(f"    {command}")
-    else:
-        out.print("Everything that make demo needs is here.")
+    out.print(
+        "Everything that make demo needs is here." if ready else "Something that make demo needs is missing."
+    )
+    if missing:
+        out.print(table(["to have", "run"], [(tool.name, tool.install) for tool in missing]))
     out.result(
         {
-            "ready": not blocking,
+            "ready": ready,
             "tools": [
                 {
                     "name": tool.name,
@@ -55,4 +53,4 @@ def run(args: argparse.Namespace, out: Output) -> int:
             ],
         }
     )
-    return 1 if blocking else 0
+    return 0 if ready else 1

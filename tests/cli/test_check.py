@@ -29,7 +29,10 @@ def test_missing_tools(monkeypatch, capsys, ready):
     monkeypatch.setattr(check, "TOOLS", made)
     assert main(["check"]) == (0 if ready else 1)
     text = capsys.readouterr().out
-    assert ("    install verilator\n" in text) is not ready
+    assert ("install verilator" in text) is not ready
+    assert ("Everything that make demo needs is here." in text) is ready
+    assert "install torch" in text
+    assert "install g++" not in text
     assert "not found (optional)" in text
     assert main(["check", "--json"]) == (0 if ready else 1)
     document = json.loads(capsys.readouterr().out)
