@@ -1,0 +1,180 @@
+"""Reading an ONNX file that may come from anywhere: what is no usable ONNX model is refused in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from hwattn.spec.errors import RefusedError
+
+_EXPECTED = "an ONNX model of a Vision Transformer"
+_REMEDY = "export it again with torch.onnx.export"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A checked ONNX model.
+
+    Parameters
+    ----------
+    graph : GraphProto
+        Nodes in topological order, local functions inlined.
+    opset : int
+        Version of the standard operator set.
+    initializers : dict of str to ndarray
+        The constants.
+    image : str
+        Name of the image input.
+    image_shape : tuple of int
+        (channels, height, width).
+    batch : int or None
+        Length of the batch axis, None where it is dynamic.
+    task : str or None
+        Name of the task input.
+    task_shape : tuple of int
+        () or (1,).
+    """
+
+    graph: onnx.GraphProto
+    opset: int
+    initializers: dict[str, NDArray[Any]]
+    image: str
+    image_shape: tuple[int, int, int]
+    batch: int | None
+    task: str | None
+    task_shape: tuple[int, ...]
+
+
+def read_onnx(path: Path) -> OnnxModel:
+    """Read and check an ONNX file and the external data it names.
+
+    Raises
+    ------
+    RefusedError
+        No file, no ONNX, cut short, invalid, external data missing, or inputs that are not an image and a task.
+    """
+    model = _load(path)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = model.graph
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    initializers = _initializers(path, graph)
+    inputs = [value for value in graph.input if value.name not in initializers]
+    image, image_shape, batch = _image_input(path, inputs)
+    task, task_shape = _task_input(path, [value for value in inputs if value.name != image])
+    if not graph.output:
+        raise RefusedError(f"{path} has no output", "logits as outputs", _REMEDY)
+    return OnnxModel(graph, opset, initializers, image, image_shape, batch, task, task_shape)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        if path.is_dir():
+            raise RefusedError(f"{path} is a folder", _EXPECTED, "name the .onnx file in it")
+        if path.stat().st_size == 0:
+            raise RefusedError(f"{path} is empty", _EXPECTED, _REMEDY)
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise RefusedError(
+            f"{path} cannot be read ({error.strerror or error})", _EXPECTED, "correct the path"
+        ) from error
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise RefusedError(f"{path} is not an ONNX file, or is cut short", _EXPECTED, _REMEDY) from error
+    if not model.ir_version or not model.graph.node:
+        raise RefusedError(f"{path} is not an ONNX file, or holds no nodes", _EXPECTED, _REMEDY)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise RefusedError(
+            f"{path} names external data that cannot be read ({_first_line(error)})",
+            "the external data beside the .onnx file",
+            "copy all files of the export together, or export with external_data=False",
+        ) from error
+    try:
+        # by path, because only that works beyond 2 GB
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path} is not valid ONNX: {_first_line(error)}", _EXPECTED, _REMEDY) from error
+    return model
+
+
+def _initializers(path: Path, graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    if graph.sparse_initializer:
+        raise RefusedError(
+            f"{path} holds sparse weights", "dense weights", "export the model with dense weights"
+        )
+    arrays = {}
+    for tensor in graph.initializer:
+        try:
+            arrays[tensor.name] = onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RefusedError(
+                f"the constant {tensor.name!r} of {path} is damaged ({_first_line(error)})",
+                _EXPECTED,
+                _REMEDY,
+            ) from error
+        if arrays[tensor.name].dtype.kind == "f" and not np.isfinite(arrays[tensor.name]).all():
+            if np.isnan(arrays[tensor.name]).any():
+                raise RefusedError(
+                    f"the constant {tensor.name!r} of {path} holds NaN", "finite weights", "train again"
+                )
+    return arrays
+
+
+def _image_input(
+    path: Path, inputs: list[onnx.ValueInfoProto]
+) -> tuple[str, tuple[int, int, int], int | None]:
+    images = [value for value in inputs if len(value.type.tensor_type.shape.dim) == 4]
+    if len(images) != 1:
+        raise RefusedError(
+            f"{path} has {len(images)} inputs with four axes among {_names(inputs)}",
+            "one image input (N, channels, height, width)",
+            "export the model with the image as its input, and the index of the task for a multi-task model",
+        )
+    tensor = images[0].type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        raise RefusedError(
+            f"the input {images[0].name!r} of {path} is of type {onnx.TensorProto.DataType.Name(tensor.elem_type)}",
+            "a float32 image",
+            "export the model in float32, without quantization",
+        )
+    batch, *sizes = tensor.shape.dim
+    if not all(size.dim_value > 0 for size in sizes):
+        shape = [size.dim_param or size.dim_value or "?" for size in tensor.shape.dim]
+        raise RefusedError(
+            f"the input {images[0].name!r} of {path} has the shape {shape}",
+            "fixed channels, height and width",
+            "let only the batch axis be dynamic when exporting",
+        )
+    channels, height, width = (int(size.dim_value) for size in sizes)
+    return images[0].name, (channels, height, width), int(batch.dim_value) or None
+
+
+def _task_input(path: Path, inputs: list[onnx.ValueInfoProto]) -> tuple[str | None, tuple[int, ...]]:
+    if not inputs:
+        return None, ()
+    tensor = inputs[0].type.tensor_type
+    shape = tuple(int(size.dim_value) for size in tensor.shape.dim)
+    if len(inputs) > 1 or tensor.elem_type != onnx.TensorProto.INT64 or shape not in ((), (1,)):
+        raise RefusedError(
+            f"{path} has the inputs {_names(inputs)} beside the image",
+            "at most one: the index of the task, an int64 scalar",
+            "export the model with the inputs image and task",
+        )
+    return inputs[0].name, shape
+
+
+def _names(inputs: list[onnx.ValueInfoProto]) -> str:
+    return ", ".join(repr(value.name) for value in inputs) or "none"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,256 @@
+"""Runs an ONNX graph on what is known of its tensors, node by node, and collects what cannot be mapped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hwattn.quant.onnx_file import OnnxModel
+from hwattn.quant.onnx_values import (
+    Activation,
+    ImageBase,
+    Known,
+    Moment,
+    NaNTest,
+    Refusal,
+    Scores,
+    Unknown,
+    Value,
+)
+from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, views
+from hwattn.quant.patterns.context import Context, attribute, shape_of
+from hwattn.quant.patterns.pointwise import BINARY, UNARY
+
+Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
+
+REMEDIES = {
+    "BatchNormalization": "fold it into the layer before it, or use LayerNorm",
+    "GlobalAveragePool": "classify from a class token instead of pooled patches",
+    "QuantizeLinear": "give the float model; hwattn quantizes it itself",
+    "DequantizeLinear": "give the float model; hwattn quantizes it itself",
+    "If": "export with torch.export (dynamo=True), which leaves no control flow",
+    "Loop": "write the mixture in its dense form, without loops",
+    "Scan": "write the mixture in its dense form, without loops",
+    "NonZero": "write the mixture in its dense form: every expert on all tokens, weighted by the gates",
+    "MaxPool": "use a plain ViT, without pooling",
+    "AveragePool": "use a plain ViT, without pooling",
+    "Einsum": "write it as MatMul, Reshape and Transpose",
+}
+"""What to do about operators that people meet often."""
+
+FOREIGN_REMEDY = "export with operators of the standard ONNX domain only"
+DEFAULT_REMEDY = "replace it by the operators of a plain ViT or mixture-of-experts ViT, as torch exports them"
+RANDOM = frozenset(["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"])
+CONTROL = frozenset(["If", "Loop", "Scan"])
+
+
+@dataclass
+class Walk:
+    """The result of running the graph.
+
+    Parameters
+    ----------
+    context : Context
+        Holds every base.
+    values : list of lists
+        The values of each node's outputs, as far as they are activations or steps towards one.
+    constant : list of bool
+        The node depends on no image.
+    refused : dict of int to Refusal
+        By node.
+    unreached : set of int
+        Nodes behind refused ones.
+    outputs : list of Value
+        In the order of the model's outputs.
+    """
+
+    context: Context
+    values: list[list[Value]] = field(default_factory=list)
+    constant: list[bool] = field(default_factory=list)
+    refused: dict[int, Refusal] = field(default_factory=dict)
+    unreached: set[int] = field(default_factory=set)
+    outputs: list[Value] = field(default_factory=list)
+
+
+def walk(model: OnnxModel, batch: int) -> Walk:
+    """Run the graph of `model` with a batch of `batch` images."""
+    tasks = len(model.graph.output) if model.task is not None else 1
+    context = Context(batch, tasks, model.opset)
+    result = Walk(context)
+    values = _inputs(model, context)
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses.update(value.name for value in model.graph.output)
+    for number, node in enumerate(model.graph.node):
+        context.node = number
+        inputs = [values[name] if name else None for name in node.input]
+        made = _node(context, node, inputs, result)
+        for name, value in zip(node.output, made, strict=False):
+            if name:
+                values[name] = value
+        result.values.append([value for value in made if not isinstance(value, Known)])
+        result.constant.append(all(isinstance(value, Known) for value in made))
+        uses.subtract(node.input)
+        for name in set(node.input):
+            if not uses[name]:
+                values.pop(name, None)
+    result.outputs = [values.get(value.name, Unknown()) for value in model.graph.output]
+    return result
+
+
+def _inputs(model: OnnxModel, context: Context) -> dict[str, Value]:
+    values: dict[str, Value] = {name: Known((array,)) for name, array in model.initializers.items()}
+    channels, height, width = model.image_shape
+    image = context.new(
+        ImageBase,
+        tokens=height * width,
+        features=channels,
+        height=height,
+        width=width,
+        gain=np.ones(channels, np.float32),
+        offset=np.zeros(channels, np.float32),
+    )
+    index = linear.image_index(context.batch, image)
+    values[model.image] = Activation(image, index.shape, index)
+    if model.task is not None:
+        indices = [np.full(model.task_shape, task, np.int64) for task in range(context.tasks)]
+        values[model.task] = Known(tuple(indices))
+    return values
+
+
+def _node(context: Context, node: onnx.NodeProto, inputs: list[Value | None], result: Walk) -> list[Value]:
+    count = len(node.output)
+    if any(isinstance(value, Unknown) for value in inputs):
+        result.unreached.add(context.node)
+        return [Unknown()] * count
+    try:
+        made = _dispatch(context, node, inputs)
+        if len(made) < sum(1 for name in node.output if name):
+            raise Refusal(f"{node.op_type} with {count} results", DEFAULT_REMEDY)
+        return made
+    except Refusal as refusal:
+        blamed = context.node if refusal.node is None or refusal.node < 0 else refusal.node
+        result.refused.setdefault(blamed, refusal)
+        if blamed != context.node:
+            result.unreached.add(context.node)
+        return [Unknown()] * count
+
+
+def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx"):
+        raise Refusal(f"an operator of the domain {node.domain!r}", FOREIGN_REMEDY)
+    if op in CONTROL or op in RANDOM:
+        raise Refusal(f"{op} has no place in an accelerator program", REMEDIES.get(op, DEFAULT_REMEDY))
+    if op in ("Shape", "Size"):
+        return _shape(context, node, inputs[0])
+    if all(value is None or isinstance(value, Known) for value in inputs):
+        return _constant(context, node, inputs)
+    handler = HANDLERS.get(op)
+    if handler is None:
+        raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
+    return handler(context, node, inputs)
+
+
+def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """Evaluate a node that depends on constants and the task only."""
+    known = [value for value in inputs if isinstance(value, Known)]
+    count = max((len(value.arrays) for value in known), default=1)
+    results: list[list[NDArray[Any]]] = []
+    for task in range(count):
+        arrays = [
+            None if not isinstance(value, Known) else value.arrays[task if len(value.arrays) > 1 else 0]
+            for value in inputs
+        ]
+        results.append(context.run(node, arrays))
+    return [Known(tuple(arrays)) for arrays in zip(*results, strict=True)]
+
+
+def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Value]:
+    shape = shape_of(x)
+    if shape is None:
+        raise Refusal(
+            f"{node.op_type} of an intermediate step of LayerNorm or routing", "take the shape of the tokens"
+        )
+    if node.op_type == "Size":
+        return [Known((np.array(int(np.prod(shape)), np.int64),))]
+    axes = np.array(shape, np.int64)[attribute(node, "start", 0) : attribute(node, "end")]
+    return [Known((axes,))]
+
+
+def _matmul(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    match inputs:
+        case [Activation() as x, Known() as weight]:
+            return [linear.linear(context, x, weight)]
+        case [Activation() as q, Activation() as k]:
+            return [attention.scores(context, q, k)]
+        case [Scores() as p, Activation() as v]:
+            return [attention.attend(context, p, v)]
+    raise Refusal(
+        "a product that is neither tokens times weights nor a step of attention",
+        "write linear layers as x @ W and attention as softmax(q k^T * scale) v",
+    )
+
+
+def _softmax(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    x = inputs[0]
+    axis = attribute(node, "axis", -1 if context.opset >= 13 else 1)
+    shape = shape_of(x)
+    if shape is None or axis not in (-1, len(shape) - 1):
+        raise Refusal(f"Softmax over axis {axis}", "take the softmax over the last axis")
+    if isinstance(x, Scores):
+        return [attention.softmax(x)]
+    if isinstance(x, Activation):
+        return [mixture.softmax(context, x)]
+    raise Refusal("Softmax of something else than scores", DEFAULT_REMEDY)
+
+
+def _same(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """Operators that change nothing when the model runs."""
+    x = inputs[0]
+    assert x is not None
+    if node.op_type == "Cast":
+        target = attribute(node, "to")
+        if not isinstance(x, Activation | Scores | Moment):
+            return [x]
+        if target not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            name = onnx.TensorProto.DataType.Name(target)
+            raise Refusal(f"a cast of activations to {name}", "export the model in float32, without autocast")
+    if node.op_type == "Dropout":
+        training = inputs[2] if len(inputs) > 2 else None
+        if isinstance(training, Known) and training.scalar:
+            raise Refusal("Dropout in training mode", "call model.eval() before exporting")
+    return [x]
+
+
+def _is_nan(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    assert inputs[0] is not None
+    return [NaNTest(inputs[0])]
+
+
+HANDLERS: dict[str, Handler] = {
+    **dict.fromkeys(views.VIEWS, views.view),
+    **dict.fromkeys(UNARY, elementwise.unary),
+    **dict.fromkeys([*BINARY, "Sum"], elementwise.many),
+    **dict.fromkeys(["Identity", "Cast", "Dropout"], _same),
+    "Concat": views.concat,
+    "Clip": elementwise.clip,
+    "Where": elementwise.where,
+    "IsNaN": _is_nan,
+    "Conv": linear.conv,
+    "Gemm": linear.gemm,
+    "MatMul": _matmul,
+    "Softmax": _softmax,
+    "LayerNormalization": layernorm.layer_normalization,
+    "ReduceMean": layernorm.mean,
+    "ReduceSum": mixture.total,
+    "TopK": mixture.top_k,
+    "ScatterElements": mixture.scatter,
+    "Scatter": mixture.scatter,
+}
+"""What to do with an operator that depends on the image."""

@@ -1,0 +1,98 @@
+"""What the handlers share: the batch, evaluation of single nodes, and the bases made so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from hwattn.quant.onnx_values import Activation, Base, Refusal, Value
+
+B = TypeVar("B", bound=Base)
+
+
+class Context:
+    """State of one import.
+
+    Parameters
+    ----------
+    batch : int
+        Images in the batch that the graph is run with.
+    tasks : int
+        Number of tasks.
+    opset : int
+        Version of the ONNX operator set.
+    """
+
+    def __init__(self, batch: int, tasks: int, opset: int) -> None:
+        self.batch = batch
+        self.tasks = tasks
+        self.opset = opset
+        self.node = -1
+        self.bases: list[Base] = []
+        self.made_by: dict[int, int] = {}
+        self._cache: dict[tuple[object, ...], Base] = {}
+
+    def new(self, kind: type[B], **fields: Any) -> B:
+        """Make a base, numbered after all others."""
+        base = kind(order=len(self.bases), **fields)
+        self.made_by[base.order] = self.node
+        self.bases.append(base)
+        return base
+
+    def once(self, key: tuple[object, ...], make: Callable[[], B]) -> B:
+        """The base of that key, made the first time."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]  # type: ignore[return-value]
+
+    def run(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+        """Evaluate one node on arrays; an input that is not there is None."""
+        evaluator = ReferenceEvaluator(node, opsets={"": self.opset})
+        feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+        try:
+            with np.errstate(all="ignore"):
+                results = evaluator.run(None, feeds)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise Refusal(
+                f"it cannot be evaluated: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                "check the model with onnx.checker and onnxruntime; only the batch axis may be dynamic",
+            ) from error
+        return [np.asarray(result) for result in results]
+
+    def whole(self, base: Base) -> Activation:
+        """All of a base, as (batch, tokens, features)."""
+        return Activation(base, (self.batch, base.tokens, base.features), node=self.node)
+
+    def constant(self, value: Value | None, what: str) -> NDArray[Any]:
+        """The array of a constant input."""
+        from hwattn.quant.onnx_values import Known
+
+        if isinstance(value, Known):
+            return value.array
+        raise Refusal(f"{what} is not a constant", "export with fixed shapes apart from the batch axis")
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute of a node."""
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default
+
+
+def shape_of(value: Value | None) -> tuple[int, ...] | None:
+    """The shape of a value, where it has one."""
+    from hwattn.quant.onnx_values import Known, Scores
+
+    if isinstance(value, Known):
+        return value.arrays[0].shape
+    if isinstance(value, Activation | Scores):
+        return value.shape
+    return None

@@ -1,0 +1,114 @@
+"""LayerNorm: as one operator, and written out as mean, difference, square, mean, square root and quotient."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hwattn.quant.onnx_values import Activation, Known, Moment, NormBase, Refusal, Value
+from hwattn.quant.patterns.context import Context, attribute
+from hwattn.quant.patterns.tokens import tokens_of, tokenwise
+
+
+def layer_normalization(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """The LayerNormalization operator over the last axis."""
+    x = inputs[0]
+    if not isinstance(x, Activation):
+        raise Refusal("LayerNormalization of something that is no tensor of tokens", "normalize tokens")
+    axis = attribute(node, "axis", -1)
+    if axis not in (-1, len(x.shape) - 1):
+        raise Refusal(f"LayerNormalization from axis {axis}", "normalize over the last axis, the features")
+    if len(node.output) > 1 and any(node.output[1:]):
+        raise Refusal("LayerNormalization with mean or deviation as results", "use only its first result")
+    gamma = np.asarray(context.constant(inputs[1], "its scale"), np.float32)
+    beta = inputs[2] if len(inputs) > 2 else None
+    shift = (
+        np.zeros_like(gamma) if beta is None else np.asarray(context.constant(beta, "its bias"), np.float32)
+    )
+    return [normalize(context, x, float(attribute(node, "epsilon", 1e-5)), gamma, shift)]
+
+
+def normalize(
+    context: Context, x: Activation, epsilon: float, gamma: NDArray[np.float32], beta: NDArray[np.float32]
+) -> Activation:
+    """LayerNorm of a tensor of tokens; `gamma` and `beta` broadcast to (features,)."""
+    tokens = tokens_of(context, x)
+    features = (tokens.base.features,)
+    if gamma.size not in (1, *features) or beta.size not in (1, *features):
+        raise Refusal("its scale or bias is not one number per feature", "normalize over the features alone")
+    base = context.new(
+        NormBase,
+        tokens=tokens.base.tokens,
+        features=tokens.base.features,
+        source=tokens.base,
+        gamma=np.array(np.broadcast_to(gamma.ravel(), features)),
+        beta=np.array(np.broadcast_to(beta.ravel(), features)),
+        epsilon=epsilon,
+    )
+    return tokenwise(context, base, tokens)
+
+
+def mean(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """ReduceMean over the features: the mean of a tensor, or of its squared differences."""
+    x = inputs[0]
+    source = x.source if isinstance(x, Moment) else x
+    if not isinstance(source, Activation):
+        raise Refusal(
+            "ReduceMean of attention scores or routing steps", "reduce over features only, for LayerNorm"
+        )
+    axes = attribute(node, "axes") if len(inputs) < 2 else np.ravel(context.constant(inputs[1], "its axes"))
+    last = len(source.shape) - 1
+    over = [int(axis) % (last + 1) for axis in axes] if axes is not None else None
+    if over != [last] or not attribute(node, "keepdims", 1):
+        if over is not None and last not in over:
+            raise Refusal("mean pooling over the tokens", "classify from a class token, x[:, 0]")
+        raise Refusal("a mean that is not over the features alone", "reduce over the last axis, keepdims=1")
+    if isinstance(x, Activation):
+        if x.curve is not None:
+            raise Refusal("the mean of a function of the features, as in RMSNorm", "use LayerNorm")
+        return [Moment("mean", x)]
+    if isinstance(x, Moment) and x.kind == "square":
+        return [Moment("variance", source)]
+    raise Refusal("a mean that belongs to no LayerNorm", "use LayerNorm as torch exports it")
+
+
+def combine(context: Context, op: str, left: Value, right: Value) -> Value | None:
+    """A step of a LayerNorm of two operands, or None where it is none."""
+    if op in ("Add", "Mul") and isinstance(left, Known):
+        left, right = right, left
+    match op, left, right:
+        case "Sub", Activation(), Moment(kind="mean") if left.same_elements(right.source):
+            return Moment("centred", left)
+        case "Mul", Moment(kind="centred"), Moment(kind="centred") if left.source is right.source:
+            return Moment("square", left.source)
+        case "Pow", Moment(kind="centred"), Known() if right.scalar == 2:
+            return Moment("square", left.source)
+        case "Add", Moment(kind="variance"), Known() if right.scalar is not None:
+            return Moment("variance", left.source, left.epsilon + right.scalar)
+        case "Pow", Moment(kind="variance"), Known() if right.scalar in (0.5, -0.5):
+            return Moment("deviation" if right.scalar == 0.5 else "reciprocal", left.source, left.epsilon)
+        case "Div", Known(), Moment(kind="deviation") if left.scalar == 1:
+            return Moment("reciprocal", right.source, right.epsilon)
+        case "Div", Moment(kind="centred"), Moment(kind="deviation") if left.source is right.source:
+            return _quotient(context, right)
+        case "Mul", Moment(kind="centred"), Moment(kind="reciprocal") if left.source is right.source:
+            return _quotient(context, right)
+        case "Mul", Moment(kind="reciprocal"), Moment(kind="centred") if left.source is right.source:
+            return _quotient(context, left)
+    return None
+
+
+def unary(op: str, x: Moment) -> Moment | None:
+    """A step of a LayerNorm of one operand, or None where it is none."""
+    match op, x.kind:
+        case "Sqrt", "variance":
+            return Moment("deviation", x.source, x.epsilon)
+        case "Reciprocal", "deviation":
+            return Moment("reciprocal", x.source, x.epsilon)
+    return None
+
+
+def _quotient(context: Context, deviation: Moment) -> Activation:
+    one = np.ones(1, np.float32)
+    return normalize(context, deviation.source, deviation.epsilon, one, 0 * one)

@@ -1,0 +1,336 @@
+"""From a tensor to the base that holds its tokens: bias and activation folded in, tokens and features selected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.quant.onnx_values import (
+    Activation,
+    Base,
+    ConvBase,
+    GateBase,
+    ImageBase,
+    Index,
+    LinearBase,
+    MixtureBase,
+    NormBase,
+    PatchBase,
+    Refusal,
+    RowsBase,
+)
+from hwattn.quant.patterns.context import Context
+from hwattn.quant.patterns.pointwise import affine, recognize
+
+Vector = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A tensor as rows of a base.
+
+    Parameters
+    ----------
+    base : Base
+        All of its features, and all of its tokens, are in the tensor.
+    rows : ndarray of int32 or None
+        For each row of the tensor its row (image * tokens + token) in the base; None for all rows in order.
+    leading : tuple of int
+        The tensor's shape without its last axis.
+    """
+
+    base: Base
+    rows: Index | None
+    leading: tuple[int, ...]
+
+
+def tokens_of(context: Context, x: Activation) -> Tokens:
+    """Find the tokens that a tensor's rows are.
+
+    Raises
+    ------
+    Refusal
+        Rows are not tokens, or not each token of a range exactly once.
+    """
+    if not isinstance(x.settled, Tokens):
+        x.settled = _tokens_of(context, x)
+    return x.settled
+
+
+def _tokens_of(context: Context, x: Activation) -> Tokens:
+    if isinstance(x.base, ConvBase):
+        return Tokens(place_patches(context, x), None, x.shape[:-1])
+    x = settle_curve(context, x)
+    base, count = x.base, x.base.features
+    if isinstance(base, MixtureBase) and not base.whole:
+        missing = sorted(set(range(base.gates.logits.features)) - set(base.experts))
+        raise Refusal(
+            f"the mixture lacks expert {', '.join(map(str, missing))}",
+            "sum over all experts of the gate",
+            x.node,
+        )
+    if x.index is None and len(x.shape) >= 2 and x.shape[-1] == count:
+        return Tokens(base, None, x.shape[:-1])
+    if len(x.shape) < 2:
+        raise Refusal(
+            f"a tensor of shape {x.shape} has no token axis", "keep features on the last axis", x.node
+        )
+    index = x.full_index().reshape(-1, x.shape[-1])
+    features, rows = index[0] % count, index[:, 0] // count
+    if index.min() < 0 or not np.array_equal(index, rows[:, None] * count + features):
+        raise Refusal(
+            "its input is reshaped so that a row is no longer the features of one token",
+            "keep (batch, tokens, features), with features on the last axis",
+        )
+    if not np.array_equal(features, np.arange(count)):
+        base = select_features(context, base, features)
+    base, kept = select_tokens(context, base, rows)
+    return Tokens(base, kept, x.shape[:-1])
+
+
+def tokenwise(context: Context, base: Base, like: Tokens) -> Activation:
+    """The result `base` of a token-wise operation, laid out like its input."""
+    shape = (*like.leading, base.features)
+    whole = like.rows is None and like.leading == (context.batch, base.tokens)
+    index = None
+    if not whole:
+        rows = np.arange(context.batch * base.tokens, dtype=np.int32) if like.rows is None else like.rows
+        index = (rows[:, None] * base.features + np.arange(base.features, dtype=np.int32)).reshape(shape)
+    return Activation(base, shape, index, node=context.node)
+
+
+def settle_curve(context: Context, x: Activation) -> Activation:
+    """Turn the element-wise function of a tensor into a scaled layer or a layer's activation."""
+    if x.curve is None:
+        return x
+    base = x.base
+    straight = affine(x.curve)
+    if straight is not None:
+        slope, intercept = straight
+        gain, offset = np.full(base.features, slope), np.full(base.features, intercept)
+        folded = fold(context, base, gain, offset, ("affine", slope, intercept))
+        if folded is not None:
+            return Activation(folded, x.shape, x.index, node=x.node)
+        raise Refusal(
+            f"{_describe(base)} is multiplied by {slope:g} and {intercept:g} is added",
+            "scale the linear layer or LayerNorm before it instead",
+            x.node,
+        )
+    name = recognize(x.curve)
+    if name is None:
+        raise Refusal(
+            "it is part of an element-wise function that is no activation of the machine",
+            "use GELU (erf or tanh), QuickGELU, SiLU, softplus, hard-swish or ReLU",
+            x.node,
+        )
+    if not isinstance(base, LinearBase) or base.activation or base.weight.ndim != 2:
+        raise Refusal(
+            f"{name} follows {_describe(base)}", "apply activations to the result of a linear layer", x.node
+        )
+    activated = context.once(
+        ("activation", base.order, name),
+        lambda: context.new(
+            LinearBase,
+            tokens=base.tokens,
+            features=base.features,
+            parent=base,
+            source=base.source,
+            weight=base.weight,
+            bias=base.bias,
+            activation=name,
+        ),
+    )
+    return Activation(activated, x.shape, x.index, node=x.node)
+
+
+def fold(
+    context: Context, base: Base, gain: Vector, offset: Vector, key: tuple[object, ...] | None = None
+) -> Base | None:
+    """``base * gain + offset`` per feature, as a base of the same kind; None where the kind cannot hold it.
+
+    Parameters
+    ----------
+    gain, offset : ndarray, shape (features,) or (tasks, features)
+        With a task axis only for linear layers.
+    key : tuple, optional
+        Equal keys give the same base.
+    """
+
+    def make() -> Base:
+        same = {"tokens": base.tokens, "features": base.features, "parent": base}
+        match base:
+            case LinearBase():
+                weight = base.weight * gain[..., None]
+                bias = base.bias * gain + offset
+                weight = np.broadcast_to(weight, (*bias.shape, weight.shape[-1]))
+                bias = np.broadcast_to(bias, weight.shape[:-1])
+                return context.new(
+                    LinearBase, **same, source=base.source, weight=_f32(weight), bias=_f32(bias)
+                )
+            case NormBase():
+                return context.new(
+                    NormBase,
+                    **same,
+                    source=base.source,
+                    gamma=_f32(base.gamma * gain),
+                    beta=_f32(base.beta * gain + offset),
+                    epsilon=base.epsilon,
+                )
+            case ConvBase():
+                return context.new(
+                    ConvBase,
+                    **same,
+                    weight=_f32(base.weight * gain[:, None, None, None]),
+                    bias=_f32(base.bias * gain + offset),
+                )
+            case ImageBase():
+                return context.new(
+                    ImageBase,
+                    **same,
+                    height=base.height,
+                    width=base.width,
+                    gain=_f32(base.gain * gain),
+                    offset=_f32(base.offset * gain + offset),
+                )
+        raise AssertionError(base)
+
+    kinds = (LinearBase, NormBase, ConvBase, ImageBase)
+    if not isinstance(base, kinds) or (isinstance(base, LinearBase) and base.activation):
+        return None
+    if not isinstance(base, LinearBase) and (gain.ndim > 1 or offset.ndim > 1):
+        return None
+    return make() if key is None else context.once(("fold", base.order, *key), make)
+
+
+def select_features(context: Context, base: Base, features: Index) -> Base:
+    """Some features of a linear layer, in the given order."""
+    if not isinstance(base, LinearBase):
+        raise Refusal(
+            f"features of {_describe(base)} are taken apart or reordered",
+            "split or reorder only the result of a linear layer",
+        )
+    return context.once(
+        ("features", base.order, features.tobytes()),
+        lambda: context.new(
+            LinearBase,
+            tokens=base.tokens,
+            features=len(features),
+            parent=base,
+            source=base.source,
+            weight=base.weight[..., features, :],
+            bias=base.bias[..., features],
+            activation=base.activation,
+        ),
+    )
+
+
+def select_tokens(context: Context, base: Base, rows: Index) -> tuple[Base, Index | None]:
+    """The base that holds just the tokens of `rows`, and their rows in it."""
+    token, image = rows % base.tokens, rows // base.tokens
+    start, stop = int(token.min()), int(token.max()) + 1
+    wanted = context.batch * (stop - start)
+    if len(rows) != wanted or len(np.unique(rows)) != wanted:
+        raise Refusal(
+            "it takes tokens that are no contiguous range, or one more than once",
+            "slice a contiguous range of tokens, such as x[:, 0] or x[:, 1:]",
+        )
+    kept = (image * (stop - start) + token - start).astype(np.int32)
+    in_order = np.array_equal(kept, np.arange(wanted))
+    return rows_of(context, base, start, stop), None if in_order else kept
+
+
+def rows_of(context: Context, base: Base, start: int, stop: int) -> Base:
+    """Tokens `start` to `stop` - 1; a linear layer is computed only for them."""
+    if (start, stop) == (0, base.tokens):
+        return base
+    if isinstance(base, LinearBase):
+        source = rows_of(context, base.source, start, stop)
+        return context.once(
+            ("rows", base.order, start, stop),
+            lambda: context.new(
+                LinearBase,
+                tokens=stop - start,
+                features=base.features,
+                parent=base,
+                source=source,
+                weight=base.weight,
+                bias=base.bias,
+                activation=base.activation,
+            ),
+        )
+    return context.once(
+        ("rows", base.order, start, stop),
+        lambda: context.new(
+            RowsBase,
+            tokens=stop - start,
+            features=base.features,
+            parent=None,
+            source=base,
+            start=start,
+            stop=stop,
+        ),
+    )
+
+
+def place_patches(context: Context, x: Activation) -> PatchBase:
+    """Patches and constant tokens (N, tokens, dim) as one patch embedding."""
+    conv = x.base
+    assert isinstance(conv, ConvBase)
+    if x.curve is not None:
+        raise Refusal("an element-wise function follows the patch embedding", "remove it", x.node)
+    if len(x.shape) != 3 or x.shape[0] != context.batch or x.shape[2] != conv.features:
+        raise Refusal(
+            f"patches reach it as a tensor of shape {x.shape}",
+            "flatten and transpose patches to (batch, tokens, features)",
+        )
+    index = x.full_index()
+    is_patch = index[0, :, 0] >= 0
+    first = int(is_patch.argmax())
+    place = np.full(x.shape, -1, np.int32)
+    found = place[:, first : first + conv.tokens].shape[1]
+    if found == conv.tokens:
+        place[:, first : first + conv.tokens] = np.arange(
+            context.batch * conv.tokens * conv.features, dtype=np.int32
+        ).reshape(context.batch, conv.tokens, conv.features)
+    if found != conv.tokens or not np.array_equal(index, place):
+        raise Refusal(
+            "the patches are not all there, in row-major order, next to each other",
+            "flatten patches row by row and put class and register tokens before or behind them",
+        )
+    init = np.zeros(x.shape[1:], np.float32)
+    if x.offset is not None:
+        init += x.offset[0]
+        if not (x.offset == x.offset[0]).all():
+            raise Refusal("constant tokens differ from image to image", "use the same for all images")
+    init[first : first + conv.tokens] += conv.bias
+    return context.new(
+        PatchBase, tokens=x.shape[1], features=conv.features, parent=conv, conv=conv, init=init, first=first
+    )
+
+
+def _describe(base: Base) -> str:
+    match base:
+        case LinearBase():
+            return "a linear layer with an activation" if base.activation else "a linear layer"
+        case NormBase():
+            return "a LayerNorm"
+        case ImageBase():
+            return "the image"
+        case PatchBase() | ConvBase():
+            return "the patch embedding"
+        case GateBase():
+            return "the weights of a gate"
+        case MixtureBase():
+            return "a mixture of experts"
+    return {"AttentionBase": "attention", "AddBase": "a residual addition", "RowsBase": "a range of tokens"}[
+        type(base).__name__
+    ]
+
+
+describe = _describe
+
+
+def _f32(x: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(x, np.float32)
