@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,11 @@ def grant(m: Module, wanted: Sequence[Any]) -> list[Signal]:
     for index, bit in enumerate(granted):
         m.d.comb += bit.eq(wanted[index] & ~Cat(wanted[:index]).any())
     return granted
+
+
+def select(chosen: Sequence[Signal], values: Sequence[Any]) -> Any:
+    """Return the value whose bit is set, 0 if none is; at most one is."""
+    return reduce(or_, [value & bit.replicate(len(value)) for bit, value in zip(chosen, values, strict=True)])
 
 
 class BankedMemory(Component):
@@ -76,9 +83,7 @@ class BankedMemory(Component):
             return address[index_bits : index_bits + bank_bits]
 
         for bank in range(config.act_banks):
-            m.submodules[f"bank_{bank}"] = memory = Memory(
-                shape=unsigned(8 * config.lanes), depth=config.act_words, init=[]
-            )
+            m.submodules[f"bank_{bank}"] = memory = block_ram(8 * config.lanes, config.act_words)
             read, write = memory.read_port(), memory.write_port(granularity=8)
             outputs.append(read.data)
             granted = grant(
@@ -86,17 +91,18 @@ class BankedMemory(Component):
             )
             for index, (port, bit) in enumerate(zip(reads, granted, strict=True)):
                 m.d.comb += read_ready[index][bank].eq(bit)
-                with m.If(bit):
-                    m.d.comb += [read.en.eq(1), read.addr.eq(port.request.payload)]
+            m.d.comb += [
+                read.en.eq(Cat(granted).any()),
+                read.addr.eq(select(granted, [port.request.payload[:index_bits] for port in reads])),
+            ]
             granted = grant(m, [port.valid & (bank_of(port.payload.addr) == bank) for port in writes])
             for index, (port, bit) in enumerate(zip(writes, granted, strict=True)):
                 m.d.comb += write_ready[index][bank].eq(bit)
-                with m.If(bit):
-                    m.d.comb += [
-                        write.en.eq(port.payload.mask),
-                        write.addr.eq(port.payload.addr),
-                        write.data.eq(port.payload.data),
-                    ]
+            m.d.comb += [
+                write.en.eq(select(granted, [port.payload.mask for port in writes])),
+                write.addr.eq(select(granted, [port.payload.addr[:index_bits] for port in writes])),
+                write.data.eq(select(granted, [port.payload.data for port in writes])),
+            ]
         for index, port in enumerate(reads):
             served = Signal(bank_bits, name=f"served_{index}")
             m.d.sync += port.valid.eq(port.request.valid & port.request.ready)
@@ -168,7 +174,8 @@ class WordMemory(Component):
         m.submodules.memory = memory = self._memory
         read, write = memory.read_port(), memory.write_port(granularity=8)
         reads = list(self.reads)
-        for index, (port, bit) in enumerate(zip(reads, grant(m, [port.request.valid for port in reads]), strict=True)):
+        granted = grant(m, [port.request.valid for port in reads])
+        for index, (port, bit) in enumerate(zip(reads, granted, strict=True)):
             m.d.comb += [
                 port.request.ready.eq(bit),
                 port.data.eq(read.data),
@@ -176,9 +183,10 @@ class WordMemory(Component):
             ]
             m.d.sync += port.valid.eq(bit)
             with m.If(bit):
-                m.d.comb += [read.en.eq(1), read.addr.eq(port.request.payload)]
                 m.d.sync += Assert(port.request.payload < self.depth, "read beyond the memory")
         m.d.comb += [
+            read.en.eq(Cat(granted).any()),
+            read.addr.eq(select(granted, [port.request.payload for port in reads])),
             self.write.ready.eq(1),
             write.addr.eq(self.write.payload.addr),
             write.data.eq(self.write.payload.data),
@@ -189,11 +197,17 @@ class WordMemory(Component):
         return m
 
 
+def block_ram(bits: int, depth: int, init: Sequence[int] = ()) -> Memory:
+    """Return a memory whose reads in the cycle of a write to the same address are undefined in hardware.
+
+    Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
+    """
+    return Memory(shape=unsigned(bits), depth=depth, init=init, attrs={"no_rw_check": 1})
+
+
 def data_memory(words: NDArray[np.int8], depth: int, lanes: int) -> Memory:
     """Return a memory of `depth` words of `lanes` bytes, the first of them `words` (int8, shape (words, lanes))."""
     if words.ndim != 2 or words.shape[1] != lanes or len(words) > depth:
         raise ValueError(f"contents of shape {words.shape} do not fit {depth} words of {lanes} bytes")
     rows = np.ascontiguousarray(words, np.int8)
-    return Memory(
-        shape=unsigned(8 * lanes), depth=depth, init=[int.from_bytes(row.tobytes(), "little") for row in rows]
-    )
+    return block_ram(8 * lanes, depth, [int.from_bytes(row.tobytes(), "little") for row in rows])
