@@ -58,8 +58,8 @@ class Router(wiring.Component):
 
     Latency
     -------
-    For each row ``3 * experts + 8`` cycles of scores, then the longer of ``experts + 6`` (powers) and ``k * (experts + 4)`` (search), ``k + 1``
-    with `renormalize`, and ``20 * k``. `config.experts` cycles each for `clear` and `last`, and 1 at the end.
+    For each row ``3 * experts + 8`` cycles of scores, then the longer of ``experts + 7`` (powers) and ``k * (experts + 3) + 3`` (search),
+    ``k + 1`` with `renormalize`, and ``20 * k`` of division. `config.experts` cycles each for `clear` and `last`, and 1 at the end.
 
     Bit accuracy
     ------------
