@@ -101,13 +101,24 @@ class AttentionLowering:
         )
 
     def lower(self) -> None:
-        """Emit S(0), then for each unit S(u+1) and PV(u)."""
+        """Emit S(0), then for each unit S(u+1), the softmax of u+1 and PV(u).
+
+        PV(u) comes before the softmax where that would overwrite the probabilities or the growth that it reads.
+        """
         units = self.units()
         self.scores(units[0])
+        self.softmax(units[0])
         for unit, following in zip(units, [*units[1:], None], strict=True):
-            if following:
-                self.scores(following)
-            self.values(unit)
+            if following is None:
+                self.values(unit)
+                continue
+            self.scores(following)
+            if self._in_the_way(unit, following):
+                self.values(unit)
+                self.softmax(following)
+            else:
+                self.softmax(following)
+                self.values(unit)
         start, stop = self.context.plan.needed[self.node.name]
         per_pair = self.head_dim + self.value_dim
         self.context.macs += (stop - start) * self.keys * per_pair * self.node.heads
@@ -134,8 +145,12 @@ class AttentionLowering:
         position = unit.index * ceil_div(self.keys, self.block) + unit.key // self.block
         return self.slots.probability[position % len(self.slots.probability)]
 
+    def _in_the_way(self, unit: Unit, following: Unit) -> bool:
+        same_state = unit.index % SOFTMAX_STATES == following.index % SOFTMAX_STATES
+        return same_state or self._probability_slot(unit) == self._probability_slot(following)
+
     def scores(self, unit: Unit) -> None:
-        """Emit LOAD of the queries (once for all blocks), MATMUL with the keys, and SOFTMAX."""
+        """Emit LOAD of the queries (once for all blocks), and MATMUL with the keys."""
         config = self.emitter.config
         slot = self.slots.query[unit.index % len(self.slots.query)]
         if unit.key == 0:
@@ -156,10 +171,13 @@ class AttentionLowering:
                 acc_base=config.acc_columns,
             )
         )
+
+    def softmax(self, unit: Unit) -> None:
+        """Emit SOFTMAX of the scores into the unit's slot."""
         constants = self.score_scalings[unit.head]
         self.emitter.emit(
             Softmax(
-                acc_base=config.acc_columns,
+                acc_base=self.emitter.config.acc_columns,
                 keys=unit.keys,
                 rows=unit.rows,
                 slot=self._probability_slot(unit),
