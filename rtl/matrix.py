@@ -1,0 +1,263 @@
+"""The matrix unit: rows of a matrix stream past resident rows, one word per cycle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Assert, Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from hwattn.rtl.commands import command_layout, command_stream
+from hwattn.rtl.interfaces import (
+    GROWTH_BITS,
+    WORD_ADDRESS_BITS,
+    accumulator_port,
+    growth_port,
+    read_port,
+    resident_port,
+)
+from hwattn.rtl.matrix_row import MatrixRow, tree_stages
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import Matmul, Memory
+
+
+class Matrix(Component):
+    """`rows` matrix rows, the stream that they share, and the ports to their accumulators.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    command : In(command_stream(Matmul))
+    done, busy : Out(1)
+    active : Out(1)
+        The multipliers receive a word in this cycle.
+    act, weight : Out(read_port(config))
+        Streamed rows, from one of the two memories.
+    load_write, softmax_write : In(resident_port(config))
+        Words of resident rows. `softmax_write` is always ready, and goes first.
+    growth : Out(growth_port(config))
+    acc_post, acc_softmax, acc_route : In(accumulator_port(config))
+
+    Latency
+    -------
+    From acceptance to `done`: ``words * n0 * n1 + 7 + T`` cycles and the stalls of the read port, T = ``tree_stages(lanes)``.
+
+    Bit accuracy
+    ------------
+    ``hwattn.sim.model.matrix``.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "command": In(command_stream(Matmul)),
+                "done": Out(1),
+                "busy": Out(1),
+                "active": Out(1),
+                "act": Out(read_port(config)),
+                "weight": Out(read_port(config)),
+                "load_write": In(resident_port(config)),
+                "softmax_write": In(resident_port(config)),
+                "growth": Out(growth_port(config)),
+                "acc_post": In(accumulator_port(config)),
+                "acc_softmax": In(accumulator_port(config)),
+                "acc_route": In(accumulator_port(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        command = Signal(command_layout(Matmul))
+        growth = Signal(data.ArrayLayout(GROWTH_BITS, config.rows))
+        rows = [MatrixRow(config) for _ in range(config.rows)]
+        for index, row in enumerate(rows):
+            m.submodules[f"row_{index}"] = row
+            m.d.comb += [
+                row.resident_unsigned.eq(command.resident_unsigned),
+                row.low_pass.eq(command.low_pass),
+                row.accumulate.eq(command.accumulate),
+                row.growth.eq(growth[index]),
+            ]
+
+        setup, streaming, draining = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.command.ready.eq(~self.busy),
+            self.busy.eq(setup | streaming | draining),
+            self.growth.state.eq(command.state),
+        ]
+        with m.If(self.command.valid & self.command.ready):
+            m.d.sync += [command.eq(self.command.payload), setup.eq(1)]
+        with m.If(setup):
+            m.d.sync += [setup.eq(0), streaming.eq(1)]
+            for index in range(config.rows):
+                m.d.sync += growth[index].eq(Mux(command.rescale, self.growth.growth[index], 0))
+        step, first, last, column, ended = self._stream(m, command, setup, streaming)
+        with m.If(ended):
+            m.d.sync += [streaming.eq(0), draining.eq(1)]
+        with m.If(self.done):
+            m.d.sync += draining.eq(0)
+
+        self._resident(m, rows, command, step, first)
+        self._accumulate(m, rows, step, first, last, column, ended)
+        return m
+
+    def _stream(self, m: Module, command: Any, setup: Signal, streaming: Signal) -> tuple[Signal, ...]:
+        """Ask for the streamed words, row after row.
+
+        Returns `step` (a word is asked for and granted), whether it is the `first` and the `last` of its row, its accumulator
+        column, and whether it is the very last (`ended`).
+        """
+        address, row_start, group_start = (Signal(WORD_ADDRESS_BITS) for _ in range(3))
+        word, inner, outer = Signal.like(command.words), Signal.like(command.n0), Signal.like(command.n1)
+        column = Signal.like(command.acc_base)
+        step, first, last, ended = Signal(), Signal(), Signal(), Signal()
+        next_row = (row_start + command.stride0)[:WORD_ADDRESS_BITS]
+        next_group = (group_start + command.stride1)[:WORD_ADDRESS_BITS]
+        last_inner = inner + 1 == command.n0
+        last_outer = outer + 1 == command.n1
+
+        with m.If(setup):
+            start = command.base + command.expert * command.expert_stride
+            m.d.sync += [each.eq(start) for each in (address, row_start, group_start)]
+            m.d.sync += [word.eq(0), inner.eq(0), outer.eq(0), column.eq(command.acc_base)]
+            m.d.sync += Assert((command.words != 0) & (command.n0 != 0) & (command.n1 != 0), "empty Matmul")
+        from_weight = command.memory == Memory.WEIGHT
+        m.d.comb += [
+            self.act.request.payload.eq(address),
+            self.weight.request.payload.eq(address),
+            self.act.request.valid.eq(streaming & ~from_weight),
+            self.weight.request.valid.eq(streaming & from_weight),
+            step.eq(streaming & Mux(from_weight, self.weight.request.ready, self.act.request.ready)),
+            first.eq(word == 0),
+            last.eq(word + 1 == command.words),
+            ended.eq(step & last & last_inner & last_outer),
+        ]
+        with m.If(step):
+            m.d.sync += [address.eq(address + 1), word.eq(word + 1)]
+            with m.If(last):
+                m.d.sync += [
+                    address.eq(next_row),
+                    row_start.eq(next_row),
+                    word.eq(0),
+                    inner.eq(inner + 1),
+                    column.eq(column + 1),
+                ]
+                with m.If(last_inner):
+                    m.d.sync += [
+                        address.eq(next_group),
+                        row_start.eq(next_group),
+                        group_start.eq(next_group),
+                        inner.eq(0),
+                        outer.eq(outer + 1),
+                    ]
+        return step, first, last, column, ended
+
+    def _resident(self, m: Module, rows: list[MatrixRow], command: Any, step: Signal, first: Signal) -> None:
+        """Write words of resident rows, and read those that meet the streamed word."""
+        write = Signal(self.load_write.payload.shape())
+        written = self.softmax_write.valid | self.load_write.valid
+        m.d.comb += [
+            self.softmax_write.ready.eq(1),
+            self.load_write.ready.eq(~self.softmax_write.valid),
+            write.eq(Mux(self.softmax_write.valid, self.softmax_write.payload, self.load_write.payload)),
+        ]
+        word_bits = rows[0].word_bits
+        word = Signal(word_bits)
+        here = Mux(first, 0, word)
+        with m.If(step):
+            m.d.sync += word.eq(here + 1)
+        from_weight = command.memory == Memory.WEIGHT
+        streamed = Signal(8 * self.config.lanes)
+        arrived = Signal()
+        m.d.sync += [arrived.eq(step), streamed.eq(Mux(from_weight, self.weight.data, self.act.data))]
+        m.d.sync += Assert(
+            arrived == Mux(from_weight, self.weight.valid, self.act.valid), "a word one cycle after its request"
+        )
+        m.d.comb += self.active.eq(arrived)
+        for index, row in enumerate(rows):
+            m.d.comb += [
+                row.write_enable.eq(written & (write.row == index)),
+                row.write_addr.eq(Cat(write.word[:word_bits], write.slot)),
+                row.write_data.eq(write.data),
+                row.fetch.eq(step),
+                row.fetch_addr.eq(Cat(here[:word_bits], command.slot)),
+                row.streamed.eq(streamed),
+            ]
+        with m.If(step):
+            m.d.sync += Assert(
+                ~(written & (Cat(write.word[:word_bits], write.slot) == rows[0].fetch_addr)),
+                "resident word read and written at once",
+            )
+
+    def _accumulate(
+        self,
+        m: Module,
+        rows: list[MatrixRow],
+        step: Signal,
+        first: Signal,
+        last: Signal,
+        column: Signal,
+        ended: Signal,
+    ) -> None:
+        """Carry each word's part in its column along with it, and share the accumulator banks with their readers."""
+        config = self.config
+        bank_at = ceil_log2(config.acc_columns)
+        stages = data.StructLayout({"add": 1, "first": 1, "last": 1, "ended": 1, "column": bank_at + 1})
+        add_at = 3 + tree_stages(config.lanes)
+        pipeline = [Signal(stages, name=f"stage_{index}") for index in range(add_at + 4)]
+        m.d.comb += [
+            pipeline[0].add.eq(step),
+            pipeline[0].first.eq(first),
+            pipeline[0].last.eq(step & last),
+            pipeline[0].ended.eq(ended),
+            pipeline[0].column.eq(column),
+        ]
+        m.d.sync += [after.eq(before) for before, after in zip(pipeline, pipeline[1:], strict=False)]
+        adding, reading, storing = pipeline[add_at], pipeline[add_at - 1], pipeline[add_at + 3]
+        m.d.comb += self.done.eq(storing.ended)
+
+        clients = [(reading.last, reading.column)]
+        ports = (self.acc_post, self.acc_softmax, self.acc_route)
+        clients += [(port.enable, port.addr[: bank_at + 1]) for port in ports]
+        users = [[Signal(name=f"user_{index}_{bank}") for index in range(4)] for bank in range(2)]
+        for bank in range(2):
+            bits = users[bank]
+            m.d.comb += [
+                bit.eq(enable & (address[bank_at] == bank))
+                for bit, (enable, address) in zip(bits, clients, strict=True)
+            ]
+            stores = storing.last & (storing.column[bank_at] == bank)
+            m.d.sync += Assert((Cat(bits) & (Cat(bits) - 1)) == 0, "accumulator bank with two readers")
+            m.d.sync += Assert(~(stores & Cat(bits[1:]).any()), "accumulator bank read and written at once")
+            address = Signal(bank_at, name=f"acc_addr_{bank}")
+            m.d.comb += address.eq(clients[0][1])
+            for bit, (_, wanted) in zip(bits[1:], clients[1:], strict=True):
+                with m.If(bit):
+                    m.d.comb += address.eq(wanted)
+            for row in rows:
+                m.d.comb += [
+                    row.read_enable[bank].eq(Cat(bits).any()),
+                    row.read_addr[bank].eq(address),
+                    row.store[bank].eq(stores),
+                ]
+        for index, row in enumerate(rows):
+            m.d.comb += [
+                row.add.eq(adding.add),
+                row.first.eq(adding.first),
+                row.old_bank.eq(adding.column[bank_at]),
+                row.store_addr.eq(storing.column),
+            ]
+        for client, port in enumerate(ports, start=1):
+            bank = Signal(name=f"bank_{client}")
+            m.d.sync += bank.eq(users[1][client])
+            for index, row in enumerate(rows):
+                m.d.comb += port.data[index].eq(Mux(bank, row.data[1], row.data[0]))
+
+
