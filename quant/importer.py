@@ -11,8 +11,8 @@ import numpy as np
 from hwattn.quant.onnx_file import OnnxModel, read_onnx
 from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
 from hwattn.quant.onnx_interpreter import Walk, walk
-from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown
-from hwattn.quant.patterns.tokens import tokens_of
+from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown, Value
+from hwattn.quant.patterns.tokens import Tokens, tokens_of
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
     Attention,
@@ -22,9 +22,18 @@ from hwattn.spec.graph import (
     Node,
     Output,
     PatchEmbed,
+    Rows,
 )
 
-__all__ = ["ImportReport", "MappedNode", "RefusedNode", "count_macs", "graph_of", "import_onnx"]
+__all__ = [
+    "ImportReport",
+    "MappedNode",
+    "RefusedNode",
+    "count_macs",
+    "graph_of",
+    "import_onnx",
+    "refusal_of",
+]
 
 
 @dataclass(frozen=True)
@@ -87,16 +96,20 @@ def graph_of(path: Path) -> Graph:
     """
     report = import_onnx(path)
     if report.graph is None:
-        rows = "; ".join(
-            f"{entry.op} {entry.node}: {entry.reason} ({entry.remedy})" for entry in report.refused[:10]
-        )
-        more = f"; and {len(report.refused) - 10} more" if len(report.refused) > 10 else ""
-        raise RefusedError(
-            f"{path}: {len(report.refused)} nodes cannot be mapped: {rows}{more}",
-            "a Vision Transformer or mixture-of-experts ViT that hwattn maps as a whole",
-            f"change the model as said; hwattn import {path} shows the whole table",
-        )
+        raise refusal_of(path, report)
     return report.graph
+
+
+def refusal_of(path: Path, report: ImportReport) -> RefusedError:
+    """The refused nodes of a report as one error."""
+    shown = [f"{entry.op} {entry.node}: {entry.reason} ({entry.remedy})" for entry in report.refused[:5]]
+    more = [f"{len(report.refused) - 5} more"] if len(report.refused) > 5 else []
+    count = len(report.refused)
+    return RefusedError(
+        f"{path}: {count} node{'s' * (count != 1)} cannot be mapped: {'; '.join(shown + more)}",
+        "a Vision Transformer or mixture-of-experts ViT that hwattn maps as a whole",
+        f"change the model as said; the whole table: hwattn import {path}",
+    )
 
 
 def import_onnx(path: Path) -> ImportReport:
@@ -133,7 +146,7 @@ def import_onnx(path: Path) -> ImportReport:
 
 def _import(model: OnnxModel, batch: int) -> ImportReport:
     steps = walk(model, batch)
-    refused = {number: refusal for number, refusal in steps.refused.items()}
+    refused = dict(steps.refused)
     outputs: list[tuple[int, Base, tuple[int, ...]]] = []
     refused_outputs: list[RefusedNode] = []
     for number, value in enumerate(steps.outputs):
@@ -223,25 +236,30 @@ def _mapped_rows(
             for part in (base.gates, base.gates.logits, *base.experts.values()):
                 for inner in _chain(part):
                     made.setdefault(inner.order, []).append(names[base.order])
+    place = {names[base.order]: index for index, base in enumerate(bases)}
     readers: dict[str, set[str]] = {}
     rows: list[MappedNode] = []
     for number in reversed(range(len(model.graph.node))):
         node = model.graph.node[number]
-        own = [
-            name
-            for value in steps.values[number]
-            if isinstance(value, Activation)
-            for name in made.get(value.base.order, [])
-        ]
-        labels = set(own) or set().union(*(readers.get(name, set()) for name in node.output))
+        own = {name for value in steps.values[number] for name in _names_of(value, names, made)}
+        labels = own or set().union(*(readers.get(name, set()) for name in node.output))
         for name in node.input:
             readers.setdefault(name, set()).update(labels)
         if number in refused or number in steps.unreached:
             continue
-        text = ", ".join(sorted(labels)) or "unused"
+        text = ", ".join(sorted(labels, key=place.__getitem__)) or "unused"
         becomes = f"constant of {text}" if steps.constant[number] and labels else text
         rows.append(MappedNode(_node_name(model, number), node.op_type, becomes))
     return rows[::-1]
+
+
+def _names_of(value: Value, names: dict[int, str], made: dict[int, list[str]]) -> list[str]:
+    """The graph nodes that were made from the base of a value."""
+    if not isinstance(value, Activation):
+        return []
+    if isinstance(value.settled, Tokens) and value.settled.base.order in names:
+        return [names[value.settled.base.order]]
+    return made.get(value.base.order, [])
 
 
 def _chain(base: Base | None) -> list[Base]:
@@ -277,7 +295,9 @@ def count_macs(graph: Graph) -> int:
             case MixtureOfExperts():
                 expert = max(e.fc1_weight.size + e.fc2_weight.size for e in node.experts)
                 total += count * (node.gate_weight[0].size + node.k * expert)
-        tokens[node.name] = node.stop - node.start if hasattr(node, "stop") else count
+            case Rows():
+                count = node.stop - node.start
+        tokens[node.name] = count
     return total
 
 

@@ -126,6 +126,7 @@ class NormBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.source,)
 
 
@@ -140,6 +141,7 @@ class LinearBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.source,)
 
 
@@ -155,6 +157,7 @@ class AttentionBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.query, self.key, self.value)
 
 
@@ -167,6 +170,7 @@ class AddBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.left, self.right)
 
 
@@ -180,6 +184,7 @@ class RowsBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.source,)
 
 
@@ -208,6 +213,7 @@ class GateBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.logits,)
 
 
@@ -225,6 +231,7 @@ class MixtureBase(Base):
 
     @property
     def sources(self) -> tuple[Base, ...]:
+        """The bases that it is computed from."""
         return (self.gates.logits.source,)
 
 

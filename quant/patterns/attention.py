@@ -30,7 +30,7 @@ class Heads:
 
 
 def scores(context: Context, q: Activation, k: Activation) -> Scores:
-    """q k^T of every head; q (..., queries, head_dim), k (..., head_dim, keys)."""
+    """Q k^T of every head; q (..., queries, head_dim), k (..., head_dim, keys)."""
     if len(q.shape) < 3 or len(k.shape) < 3 or q.shape[-1] != k.shape[-2]:
         raise Refusal(f"a product of activations of shapes {q.shape} and {k.shape}", _REMEDY)
     q, q_scale = _take_scale(context, q)
@@ -44,7 +44,7 @@ def scores(context: Context, q: Activation, k: Activation) -> Scores:
 
 
 def attend(context: Context, p: Scores, v: Activation) -> Activation:
-    """p v of every head; v (..., keys, head_dim)."""
+    """P v of every head; v (..., keys, head_dim)."""
     if not p.normalized:
         raise Refusal("attention scores reach the values without a softmax", _REMEDY)
     v = settle_curve(context, v)

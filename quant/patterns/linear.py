@@ -62,12 +62,12 @@ def gemm(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
     alpha, beta = np.float32(attribute(node, "alpha", 1.0)), np.float32(attribute(node, "beta", 1.0))
     transposed = bool(attribute(node, "transB", 0))
     arrays = tuple(np.asarray(a.T if transposed else a) for a in weight.arrays)
-    y = linear(context, x, Known(tuple(a if alpha == 1 else a * alpha for a in arrays)))
+    y = linear(context, x, Known(tuple(a if alpha == 1 else np.multiply(a, alpha) for a in arrays)))
     if bias is None:
         return [y]
     if not isinstance(bias, Known):
         raise Refusal("Gemm whose third operand is no constant", "add activations with Add")
-    return [binary(context, "Add", y, Known(tuple(np.asarray(a * beta) for a in bias.arrays)))]
+    return [binary(context, "Add", y, Known(tuple(np.multiply(a, beta) for a in bias.arrays)))]
 
 
 def conv(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -128,8 +128,8 @@ def patch_projection(
 def image_index(batch: int, image: ImageBase) -> NDArray[np.int32]:
     """Indices of an image (N, C, H, W) in its base (N, pixels, C)."""
     index = np.arange(batch * image.tokens * image.features, dtype=np.int32)
-    index = index.reshape(batch, image.height, image.width, image.features)
-    return np.ascontiguousarray(index.transpose(0, 3, 1, 2))
+    pixels = index.reshape(batch, image.height, image.width, image.features)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
 def _embed(context: Context, x: Activation, matrix: NDArray[np.float32]) -> Activation:

@@ -44,7 +44,7 @@ def _gelu(node: onnx.NodeProto, x: Curve) -> Curve:
 
 
 def _hard_sigmoid(node: onnx.NodeProto, x: Curve) -> Curve:
-    return np.clip(attribute(node, "alpha", 0.2) * x + attribute(node, "beta", 0.5), 0, 1)
+    return np.asarray(np.clip(attribute(node, "alpha", 0.2) * x + attribute(node, "beta", 0.5), 0, 1))
 
 
 UNARY: dict[str, Callable[[onnx.NodeProto, Curve], Any]] = {

@@ -97,7 +97,8 @@ def tokenwise(context: Context, base: Base, like: Tokens) -> Activation:
     index = None
     if not whole:
         rows = np.arange(context.batch * base.tokens, dtype=np.int32) if like.rows is None else like.rows
-        index = (rows[:, None] * base.features + np.arange(base.features, dtype=np.int32)).reshape(shape)
+        places = rows[:, None] * base.features + np.arange(base.features, dtype=np.int32)
+        index = places.astype(np.int32).reshape(shape)
     return Activation(base, shape, index, node=context.node)
 
 

@@ -84,13 +84,13 @@ def concat(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -
         )
     index: list[Index] = []
     offset: list[Float] = []
-    for part in inputs:
-        if isinstance(part, Activation):
-            index.append(part.full_index())
-            offset.append(np.zeros(part.shape, np.float32) if part.offset is None else part.offset)
-        elif isinstance(part, Known):
-            index.append(np.full(part.array.shape, -1, np.int32))
-            offset.append(np.asarray(part.array, np.float32))
+    for value in inputs:
+        if isinstance(value, Activation):
+            index.append(value.full_index())
+            offset.append(np.zeros(value.shape, np.float32) if value.offset is None else value.offset)
+        elif isinstance(value, Known):
+            index.append(np.full(value.array.shape, -1, np.int32))
+            offset.append(np.asarray(value.array, np.float32))
     axis = attribute(node, "axis", 0)
     try:
         joined = np.concatenate(index, axis)
