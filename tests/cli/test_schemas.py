@@ -10,15 +10,27 @@ from hwattn.cli.main import VERBS, main
 
 SCHEMAS = resources.files("hwattn.cli") / "schemas"
 
+PATTERN = ["-i", "8", "12", "-w", "4", "4", "-s", "2", "2"]
+GPU = ["--heads", "4", "--head-dim", "128", "--gpu", "b200"]
+
 CALLS = [
     ("check", ["check"]),
-    ("quantize", ["quantize", "digits", "-o", "{tmp}/digits.hwq"]),
-    ("eval", ["eval", "digits", "--images", "16"]),
-    ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
     ("import", ["import", "digits"]),
+    ("quantize", ["quantize", "digits", "-o", "{tmp}/digits.hwq"]),
+    ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
+    ("eval", ["eval", "digits", "--images", "16"]),
     ("boards", ["boards"]),
+    ("gna#mask", ["gna", "mask", *PATTERN]),
+    ("gna#windows", ["gna", "windows", *PATTERN]),
+    ("gna#explain", ["gna", "explain", *PATTERN, "--query", "3", "5"]),
+    ("gna#simulate", ["gna", "simulate", *PATTERN, "--q-tile", "4", "4", "--kv-tile", "4", "4"]),
+    ("gna#project", ["gna", "project", "-i", "16", "32", "-w", "8", "16", *GPU]),
+    ("gna#search", ["gna", "search", "-i", "16", "32", "-w", "8", "16", *GPU]),
+    ("gna#model", ["gna", "model", "flux-4k"]),
+    ("gna#reproduce", ["gna", "reproduce"]),
+    ("gna#plot", ["gna", "plot", "visits", *PATTERN, "-o", "{tmp}/visits.svg"]),
 ]
-"""Schema, and arguments; ``{tmp}`` is a folder of the test's own."""
+"""Schema (and which of its definitions), and arguments; ``{tmp}`` is a folder of the test's own."""
 
 REFUSED = [
     ["check", "--no-such-option"],
@@ -28,11 +40,19 @@ REFUSED = [
     ["eval", "no-such-workload"],
     ["run", "digits", "--input", "{tmp}/absent.npy", "-o", "{tmp}/y.npz"],
     ["import", "{tmp}/absent.onnx"],
+    ["sim", "digits", "--task", "no-such-task"],
+    ["sim", "digits", "--set", "lanes=3"],
+    ["build", "--board", "no-such-board", "-o", "{tmp}/out"],
+    ["gna", "mask", "-i", "8", "-w", "9"],
+    ["gna", "model", "no-such-workload"],
 ]
 
 
 def schema(name):
-    return json.loads((SCHEMAS / f"{name}.json").read_text())
+    """The schema of a verb, or with ``#`` one of its definitions."""
+    verb, _, definition = name.partition("#")
+    whole = json.loads((SCHEMAS / f"{verb}.json").read_text())
+    return {**whole, "$ref": f"#/$defs/{definition}"} if definition else whole
 
 
 def document(arguments, folder, capsys):
