@@ -23,7 +23,7 @@ from hwattn.cli.evaluate import BATCH, accuracy, float_outputs, open_session, ro
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.compiler import compile_model
-from hwattn.quant.importer import import_model
+from hwattn.quant.importer import graph_of
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
@@ -43,7 +43,7 @@ class TaskScore:
 
     name: str
     metric: str
-    float: float
+    exact: float
     integer: float
 
 
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Evaluate and report."""
     resolved = resolve_model(args.model, args.calibration)
-    onnx = args.float or resolved.onnx
+    onnx = args.exact or resolved.onnx
     if onnx is None:
         raise RefusedError(
             f"{args.model}, whose float model is not known",
@@ -86,9 +86,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 (
                     s.name,
                     s.metric,
-                    f"{s.float:.2%}",
+                    f"{s.exact:.2%}",
                     f"{s.integer:.2%}",
-                    f"{(s.float - s.integer) * 100:+.2f}",
+                    f"{(s.exact - s.integer) * 100:+.2f}",
                 )
                 for s in scores
             ],
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "model": model.name,
             "images": len(images),
             "tasks": [
-                {"name": s.name, "metric": s.metric, "float": s.float, "integer": s.integer} for s in scores
+                {"name": s.name, "metric": s.metric, "float": s.exact, "integer": s.integer} for s in scores
             ],
             "routing_flips": share,
             "routing_decisions": decisions,
@@ -167,7 +167,7 @@ def _evaluate(
 ) -> tuple[list[TaskScore], int, int]:
     """Scores of all tasks, routing flips, and routing decisions."""
     executor = Executor(compile_model(model, config))
-    session, graph = open_session(onnx), import_model(onnx)
+    session, graph = open_session(onnx), graph_of(onnx)
     scores: dict[str, TaskScore] = {}
     flips = decisions = 0
     starts = range(0, len(images), BATCH)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwattn.quant.calibration import task_nodes
 from hwattn.quant.reference import evaluate, route
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.graph import Graph, MixtureOfExperts
+from hwattn.spec.graph import Attention, Graph, MixtureOfExperts, Rows
 from hwattn.spec.numbers import Int64
 from hwattn.spec.quantized import QuantizedModel
 
@@ -64,7 +64,7 @@ def routing_flips(graph: Graph, images: Float, task: int, routing: list[Int64]) 
     Parameters
     ----------
     routing : list of ndarray of int64, shape (N, tokens, k)
-        Of each mixture that `task` needs, in order.
+        Of each mixture that `task` needs, in order; only the tokens that its outputs depend on.
 
     Returns
     -------
@@ -74,13 +74,30 @@ def routing_flips(graph: Graph, images: Float, task: int, routing: list[Int64]) 
     mixtures = [node for node in task_nodes(graph, task) if isinstance(node, MixtureOfExperts)]
     if not mixtures:
         return 0, 0
-    values = evaluate(graph, images, task)
+    values, tokens = evaluate(graph, images, task), needed_tokens(graph, task)
     flips = decisions = 0
     for node, chosen in zip(mixtures, routing, strict=True):
-        expected, _ = route(node, values[node.inputs[0]], task)
+        expected, _ = route(node, values[node.inputs[0]][:, slice(*tokens[node.name])], task)
         flips += int((chosen[..., :, None] != expected[..., None, :]).all(axis=-1).sum())
         decisions += chosen.size
     return flips, decisions
+
+
+def needed_tokens(graph: Graph, task: int) -> dict[str, tuple[int, int]]:
+    """First and last-plus-one token of each tensor that the outputs of `task` depend on."""
+    whole = (0, 1 << 30)
+    needed = {output.tensor: whole for output in graph.outputs if output.task in (None, task)}
+    for node in reversed(task_nodes(graph, task)):
+        start, stop = needed[node.name]
+        for position, name in enumerate(node.inputs):
+            if isinstance(node, Rows):
+                wanted = (node.start + start, min(node.start + stop, node.stop))
+            else:
+                # every query attends to all keys and values
+                wanted = whole if isinstance(node, Attention) and position else (start, stop)
+            first, last = needed.get(name, wanted)
+            needed[name] = (min(first, wanted[0]), max(last, wanted[1]))
+    return needed
 
 
 def accuracy(output: Float, label: NDArray[np.int64]) -> float:

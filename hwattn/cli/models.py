@@ -14,7 +14,7 @@ import hwattn.quant
 import hwattn.spec
 from hwattn.cli.arguments import check_images, load_arrays
 from hwattn.models import Workload, bundled_workloads, find_workload
-from hwattn.quant.importer import import_model
+from hwattn.quant.importer import graph_of
 from hwattn.quant.quantizer import quantize
 from hwattn.spec.cache import cache_folder, digest, made_once
 from hwattn.spec.errors import RefusedError
@@ -165,7 +165,7 @@ def file_digest(path: Path) -> str:
 
 
 def _quantize(source: FloatModel, arrays: dict[str, NDArray[Any]]) -> QuantizedModel:
-    graph = import_model(source.onnx)
+    graph = graph_of(source.onnx)
     images = calibration_images(graph, arrays)
     return quantize(graph, images, source.name, file_digest(source.onnx)).model
 

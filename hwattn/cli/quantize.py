@@ -8,7 +8,7 @@ from pathlib import Path
 from hwattn.cli.arguments import add_model
 from hwattn.cli.models import calibration_arrays, calibration_images, file_digest, float_model
 from hwattn.cli.output import Output, table
-from hwattn.quant.importer import import_model
+from hwattn.quant.importer import graph_of
 from hwattn.quant.quantizer import RESIDUAL_SQNR_MIN, quantize
 from hwattn.quant.report import LayerReport, measure
 from hwattn.spec.errors import RefusedError
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         )
     source = float_model(args.model)
     arrays = calibration_arrays(source, args.calibration)
-    graph = import_model(source.onnx)
+    graph = graph_of(source.onnx)
     images = calibration_images(graph, arrays)
     made = quantize(graph, images, source.name, file_digest(source.onnx))
     layers = measure(made.graph, made.model, images[:_MEASURED_IMAGES])
