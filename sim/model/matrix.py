@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from hwattn.spec.numbers import Int64, round_shift
 
 LOW_PASS_SHIFT = 8
+_SERIAL_WORK = 1 << 18
+"""Multiply-accumulates below which BLAS starts no threads, whose waiting for each other costs more than they save."""
+
 _EXACT_FLOAT32 = 1 << 24
 _EXACT_FLOAT64 = 1 << 53
 
@@ -53,10 +56,14 @@ def matrix_product(resident: NDArray[Any], streamed: NDArray[Any]) -> Int64:
     """
     kind = exact_type(product_bound(resident.shape[-1], resident, streamed))
     left, right = resident.astype(kind), streamed.astype(kind)
-    if right.ndim == 2:
-        flat = left.reshape(-1, left.shape[-1]) @ right.T
-        return flat.astype(np.int64).reshape(*left.shape[:-1], len(right))
-    return np.asarray((left @ np.swapaxes(right, -1, -2)).astype(np.int64))
+    if right.ndim > 2:
+        return np.asarray((left @ np.swapaxes(right, -1, -2)).astype(np.int64))
+    flat = left.reshape(-1, left.shape[-1])
+    product = np.empty((len(flat), len(right)), kind)
+    part = max(1, _SERIAL_WORK // max(1, right.size))
+    for start in range(0, len(flat), part):
+        np.matmul(flat[start : start + part], right.T, out=product[start : start + part])
+    return product.astype(np.int64).reshape(*left.shape[:-1], len(right))
 
 
 def low_pass(dot: Int64) -> Int64:
