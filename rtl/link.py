@@ -112,7 +112,10 @@ class Link(wiring.Component):
                 with m.If(forget):
                     m.next = "Idle"
                 with m.If(taken):
-                    m.d.sync += [header.eq(Cat(header[BYTE_BITS:], self.received.payload)), position.eq(position + 1)]
+                    m.d.sync += [
+                        header.eq(Cat(header[BYTE_BITS:], self.received.payload)),
+                        position.eq(position + 1),
+                    ]
                     with m.If(position == HEADER_BYTES - 1):
                         m.d.sync += position.eq(0)
                         # header is complete with the next edge: operation and count lie one byte higher until then
@@ -160,7 +163,12 @@ class Link(wiring.Component):
                 # the buffer's next unit comes a cycle after its position
                 m.next = "Write"
             with m.State("Refuse"):
-                m.d.sync += [header[16:24].eq(0), header[8:16].eq(Operation.WRITE), lane.eq(0), position.eq(0)]
+                m.d.sync += [
+                    header[16:24].eq(0),
+                    header[8:16].eq(Operation.WRITE),
+                    lane.eq(0),
+                    position.eq(0),
+                ]
                 m.next = "Answer"
             with m.State("Answer"):
                 m.d.comb += [self.sent.valid.eq(1), self.sent.payload.eq(ANSWER), crc_out.start.eq(1)]
@@ -169,7 +177,10 @@ class Link(wiring.Component):
                     m.next = "Answer header"
             with m.State("Answer header"):
                 fields = Cat(sequence, state_byte, Mux(writes, 0, count))
-                m.d.comb += [self.sent.valid.eq(1), self.sent.payload.eq(fields.word_select(position[:2], BYTE_BITS))]
+                m.d.comb += [
+                    self.sent.valid.eq(1),
+                    self.sent.payload.eq(fields.word_select(position[:2], BYTE_BITS)),
+                ]
                 with m.If(self.sent.ready):
                     m.d.comb += crc_out.valid.eq(1)
                     m.d.sync += position.eq(position + 1)
@@ -193,7 +204,10 @@ class Link(wiring.Component):
                     m.d.comb += crc_out.valid.eq(1)
                     next_unit("Seal", "Ask")
             with m.State("Seal"):
-                m.d.comb += [self.sent.valid.eq(1), self.sent.payload.eq(crc_out.crc.word_select(lane, BYTE_BITS))]
+                m.d.comb += [
+                    self.sent.valid.eq(1),
+                    self.sent.payload.eq(crc_out.crc.word_select(lane, BYTE_BITS)),
+                ]
                 with m.If(self.sent.ready):
                     m.d.sync += lane.eq(lane + 1)
                     with m.If(lane == CRC_BYTES - 1):

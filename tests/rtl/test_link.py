@@ -114,7 +114,11 @@ def test_a_damaged_write_is_not_done(damage: int) -> None:
         answer = parse_answer(bytes(machine.answer))
         assert answer is None or answer[1] != LinkStatus.OK
         good = request_frame(10, Operation.WRITE, 3, 1, [77])
-        assert parse_answer(await machine.ask(ctx, good, answer_bytes(Operation.WRITE, 1))) == (10, LinkStatus.OK, [])
+        assert parse_answer(await machine.ask(ctx, good, answer_bytes(Operation.WRITE, 1))) == (
+            10,
+            LinkStatus.OK,
+            [],
+        )
         assert machine.memory == {3: 77}
 
     machine.bench.run(test)
@@ -129,7 +133,11 @@ def test_an_unfinished_frame_is_forgotten() -> None:
             machine.to_send += frame[:length]
             await machine.bench.wait(ctx, SILENCE + 4 * length + 20)
         assert machine.writes == 0
-        assert parse_answer(await machine.ask(ctx, frame, answer_bytes(Operation.WRITE, 2))) == (1, LinkStatus.OK, [])
+        assert parse_answer(await machine.ask(ctx, frame, answer_bytes(Operation.WRITE, 2))) == (
+            1,
+            LinkStatus.OK,
+            [],
+        )
         assert machine.memory == {0: 1, 1: 2}
 
     machine.bench.run(test)

@@ -1,0 +1,256 @@
+"""The host's driver: loads programs, runs images, reads results and counters, over any transport of bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError, RefusedError
+from hwattn.spec.link import COUNT_MAX, LinkStatus, Operation, answer_bytes, parse_answer, request_frame
+from hwattn.spec.program import Program
+from hwattn.spec.registers import (
+    COUNTERS,
+    IDENTIFICATION,
+    VERSION,
+    Control,
+    ErrorCause,
+    Region,
+    Register,
+    Status,
+    address,
+)
+from hwattn.spec.transfer import (
+    Block,
+    image_block,
+    output_integers,
+    output_values,
+    output_words,
+    program_blocks,
+)
+
+TRIES = 4
+"""How often a frame is sent before the driver gives up."""
+
+
+class Transport(Protocol):
+    """Carries bytes to a machine and back: a serial port, or simulated pins."""
+
+    def send(self, frame: bytes) -> None:
+        """Send bytes, after throwing away what was received before."""
+
+    def receive(self, count: int) -> bytes:
+        """Return `count` bytes, or fewer when no more have come in time."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a machine says of itself: hash of its configuration, hash of the program in its memories."""
+
+    config_hash: int
+    program_hash: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One image of one task.
+
+    Parameters
+    ----------
+    outputs : dict of str to ndarray of float32
+        Under the ONNX output names, without a batch axis.
+    integers : dict of str to ndarray of int16, shape (rows, columns)
+    counters : dict of int to int
+        By register number (``spec.registers``).
+    """
+
+    outputs: dict[str, NDArray[np.float32]]
+    integers: dict[str, NDArray[np.int16]]
+    counters: dict[int, int]
+
+
+class Driver:
+    """Drives a machine of one configuration.
+
+    Parameters
+    ----------
+    transport : Transport
+    config : AcceleratorConfig
+        What the machine is expected to be; another one is refused before anything is written.
+    """
+
+    def __init__(self, transport: Transport, config: AcceleratorConfig) -> None:
+        self.transport = transport
+        self.config = config
+        self._sequence = 0
+        self.identity = self._identify()
+
+    def load(self, program: Program) -> None:
+        """Write a program into the machine's memories, unless it is there already.
+
+        Raises
+        ------
+        RefusedError
+            The program was compiled for another configuration.
+        """
+        self._check_program(program)
+        if self.identity.program_hash == program.hash:
+            return
+        # a load that breaks off must not look complete
+        self.write(address(Region.CSR, Register.PROGRAM_HASH), [0])
+        for block in program_blocks(program):
+            self._write_block(block)
+        self.identity = self._identify()
+        if self.identity.program_hash != program.hash:
+            raise FailedError(
+                "the program hash did not arrive", "the machine to keep it", "load the program again"
+            )
+
+    def run(
+        self, program: Program, image: NDArray[np.float32], task: int, seconds: float = 10.0
+    ) -> RunResult:
+        """Run one image through one task.
+
+        Parameters
+        ----------
+        program : Program
+            The one that is loaded.
+        image : ndarray of float32, shape (channels, height, width)
+        task : int
+        seconds : float
+            After so long without an end the machine is reset.
+
+        Raises
+        ------
+        RefusedError
+            Another program is loaded.
+        FailedError
+            The machine stopped with an error, or did not stop.
+        """
+        self._check_program(program)
+        if self.identity.program_hash != program.hash:
+            raise RefusedError(
+                f"the machine holds program {self.identity.program_hash:08x}",
+                f"program {program.hash:08x}",
+                "load the program first",
+            )
+        self._write_block(image_block(program.image, image))
+        self.write(address(Region.CSR, Register.ENTRY), [program.entries[task]])
+        self.write(address(Region.CSR, Register.CONTROL), [Control.START])
+        self._wait(seconds)
+        integers = {
+            port.name: output_integers(port, self.act_words(*output_words(port, self.config.lanes)))
+            for port in program.outputs
+            if port.task == task
+        }
+        outputs = {
+            port.name: output_values(port, integers[port.name])
+            for port in program.outputs
+            if port.name in integers
+        }
+        return RunResult(outputs, integers, self.counters())
+
+    def act_words(self, first: int, words: int) -> NDArray[np.uint8]:
+        """Read `words` words of the activation memory from word `first` on: uint8 (words, lanes)."""
+        units_in_word = self.config.lanes // 4
+        units = self.read(address(Region.ACT, first * units_in_word), words * units_in_word)
+        return np.array(units, "<u4").view(np.uint8).reshape(words, self.config.lanes)
+
+    def counters(self) -> dict[int, int]:
+        """Read every counter, by register number."""
+        values = self.read(address(Region.CSR, COUNTERS.start), len(COUNTERS))
+        return dict(zip(COUNTERS, values, strict=True))
+
+    def write(self, target: int, units: Sequence[int]) -> None:
+        """Write consecutive 32-bit units from address `target` on."""
+        for start, count in _frames(len(units)):
+            part = [int(unit) for unit in units[start : start + count]]
+            self._exchange(Operation.WRITE, target + start, count, part)
+
+    def read(self, source: int, count: int) -> list[int]:
+        """Read consecutive 32-bit units."""
+        return [
+            unit
+            for start, part in _frames(count)
+            for unit in self._exchange(Operation.READ, source + start, part, [])
+        ]
+
+    def _write_block(self, block: Block) -> None:
+        self.write(address(block.region, block.first), [int(unit) for unit in block.units])
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            (status,) = self.read(address(Region.CSR, Register.STATUS), 1)
+            if status & Status.DONE:
+                return
+            if status & Status.ERROR:
+                cause, position = self.read(address(Region.CSR, Register.ERROR), 2)
+                raise FailedError(
+                    f"the machine stopped at instruction {position}: {ErrorCause(cause).name.lower()}",
+                    "a run to the end",
+                    "load the program again",
+                )
+            if time.monotonic() > end:
+                self.write(address(Region.CSR, Register.CONTROL), [Control.RESET])
+                raise FailedError(
+                    f"the machine has not stopped after {seconds:g} s",
+                    "a run to the end",
+                    "load the program again",
+                )
+
+    def _identify(self) -> Identity:
+        identification, version, config_hash, program_hash = self.read(
+            address(Region.CSR, Register.IDENTIFICATION), 4
+        )
+        if identification != IDENTIFICATION or version != VERSION:
+            raise RefusedError(
+                f"identification {identification:08x}, version {version}",
+                f"{IDENTIFICATION:08x}, version {VERSION}",
+                "write an hwattn bitstream of this version to the board",
+            )
+        if config_hash != self.config.hash:
+            raise RefusedError(
+                f"a machine of configuration {config_hash:08x}",
+                f"configuration {self.config.hash:08x} ({self.config.rows} rows, {self.config.lanes} lanes)",
+                "write the bitstream that belongs to these settings, or compile for the machine's configuration",
+            )
+        return Identity(config_hash, program_hash)
+
+    def _check_program(self, program: Program) -> None:
+        if program.config != self.config:
+            raise RefusedError(
+                f"a program for configuration {program.config.hash:08x}",
+                f"one for the machine's, {self.config.hash:08x}",
+                "compile the model for this machine",
+            )
+
+    def _exchange(self, operation: Operation, target: int, count: int, units: Sequence[int]) -> list[int]:
+        """Send a frame until a good answer comes."""
+        self._sequence = (self._sequence + 1) & 255
+        frame = request_frame(self._sequence, operation, target, count, units)
+        for _ in range(TRIES):
+            self.transport.send(frame)
+            answer = parse_answer(self.transport.receive(answer_bytes(operation, count)))
+            if answer is None:
+                continue
+            sequence, status, values = answer
+            expected = count if operation == Operation.READ else 0
+            if sequence == self._sequence and status == LinkStatus.OK and len(values) == expected:
+                return values
+        raise FailedError(
+            f"no good answer after {TRIES} tries",
+            "a machine on the other end of the line",
+            "check the port, the speed of the line and that the board holds the bitstream",
+        )
+
+
+def _frames(count: int) -> Iterator[tuple[int, int]]:
+    """Cut `count` units into frames: start and length of each."""
+    for start in range(0, count, COUNT_MAX):
+        yield start, min(COUNT_MAX, count - start)

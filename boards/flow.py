@@ -1,0 +1,104 @@
+"""Tools run one after the other, each with its log and its time; and what a build has made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hwattn.rtl.verilog import script_path
+from hwattn.spec.errors import FailedError, RefusedError
+
+TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much of a resource a design takes, and how much the device has."""
+
+    used: int
+    available: int
+
+
+@dataclass
+class Stage:
+    """One tool's run: its name and the seconds it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass
+class BuildResult:
+    """What a build has found.
+
+    Parameters
+    ----------
+    resources : dict of str to Usage
+        ``lut``, ``ff``, ``dsp``, ``ram``.
+    fmax_mhz : float
+        Highest clock after place and route.
+    critical_path : list of str
+        Where the longest path starts and ends, in the design's names.
+    stages : list of Stage
+    """
+
+    resources: dict[str, Usage] = field(default_factory=dict)
+    fmax_mhz: float = 0.0
+    critical_path: list[str] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+
+
+Progress = Callable[[str], None]
+"""Told the name of each stage as it starts."""
+
+
+def run_tool(
+    tool: str, arguments: list[str], folder: Path, log: str, result: BuildResult, package: str
+) -> str:
+    """Run a tool of the YoWASP family in a folder.
+
+    Parameters
+    ----------
+    tool : str
+        Console script. WASM tools do not see the system's temporary folder under its own name: `arguments` name files relative to `folder`.
+    arguments : list of str
+    folder : Path
+    log : str
+        File in `folder` that receives everything it prints.
+    result : BuildResult
+        Its stages grow by this one.
+    package : str
+        Distribution that installs the tool.
+
+    Returns
+    -------
+    str
+        What it printed.
+
+    Raises
+    ------
+    RefusedError
+        The tool is not installed.
+    FailedError
+        It ended with an error.
+    """
+    path = script_path(tool)
+    if path is None:
+        raise RefusedError(
+            f"{tool} is not installed", f"the PyPI package {package}", f"run: pip install {package}"
+        )
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(path), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    text = done.stdout + done.stderr
+    (folder / log).write_text(text)
+    result.stages.append(Stage(tool.removeprefix("yowasp-"), time.monotonic() - started))
+    if done.returncode:
+        tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
+        raise FailedError(f"{tool} ended with code {done.returncode}", "a clean run", f"it says:\n{tail}")
+    return text

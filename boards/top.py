@@ -1,0 +1,34 @@
+"""The top level on a board: the machine behind the board's serial port, and its status on LEDs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Elaboratable, Module
+
+from hwattn.rtl.machine import STATUS_BITS
+from hwattn.rtl.system import SerialMachine
+
+LEDS = STATUS_BITS
+
+
+class BoardTop(Elaboratable):
+    """Connects a `SerialMachine` to resources ``uart`` and, where the board has them, ``led`` 0 to 3 (running, paused, done, error).
+
+    Parameters
+    ----------
+    machine : SerialMachine
+    """
+
+    def __init__(self, machine: SerialMachine) -> None:
+        self.machine = machine
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.hwattn = self.machine
+        uart = platform.request("uart")
+        m.d.comb += [self.machine.rx.eq(uart.rx.i), uart.tx.o.eq(self.machine.tx)]
+        for number in range(LEDS):
+            if ("led", number) in platform.resources:
+                m.d.comb += platform.request("led", number).o.eq(self.machine.status[number])
+        return m

@@ -1,0 +1,66 @@
+"""The host's driver against a simulated board: the same bytes over simulated UART pins."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.cli.uart_testbench import DIVISOR_VARIABLE
+from hwattn.rtl.system import SerialMachine
+from hwattn.rtl.verilog import to_verilog
+from hwattn.sim.cosim import runner
+from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
+from hwattn.spec.program import Program
+from hwattn.spec.program_file import save_program
+
+SIMULATION_DIVISOR = 4
+"""Clock cycles per bit in simulation: the fastest line that the receiver can read."""
+
+TOP = "hwattn"
+
+
+def drive_over_pins(
+    program: Program, images: NDArray[np.float32], tasks: Sequence[int], *, preloaded: bool = True
+) -> Findings:
+    """Run images on a simulated board through its UART, with the host's driver.
+
+    Parameters
+    ----------
+    program : Program
+    images : ndarray of float32, shape (images, channels, height, width)
+    tasks : sequence of int
+    preloaded : bool
+        The machine's memories hold the program from the start, as with a bitstream built for it; else the driver loads it.
+
+    Returns
+    -------
+    Findings
+        Runs with counters and output integers; nothing has been compared.
+
+    Raises
+    ------
+    FailedError
+        The driver gave up, or the simulation failed.
+    """
+    machine = SerialMachine(program.config, SIMULATION_DIVISOR, program if preloaded else None)
+    built = runner.build(to_verilog(machine, TOP), TOP)
+    with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
+        folder = Path(scratch)
+        result = folder / "findings.json"
+        job = Job(
+            str(folder / "program.hwp"), str(folder / "images.npy"), list(tasks), False, False, 0, str(result)
+        )
+        save_program(program, Path(job.program))
+        np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
+        job.save(folder / "job.json")
+        runner.run(
+            built,
+            "hwattn.cli.uart_testbench",
+            folder / "run",
+            environment={JOB_VARIABLE: str(folder / "job.json"), DIVISOR_VARIABLE: str(SIMULATION_DIVISOR)},
+        )
+        return Findings.load_file(result)
