@@ -178,7 +178,8 @@ class Matrix(Component):
         arrived = Signal()
         m.d.sync += [arrived.eq(step), streamed.eq(Mux(from_weight, self.weight.data, self.act.data))]
         m.d.sync += Assert(
-            arrived == Mux(from_weight, self.weight.valid, self.act.valid), "a word one cycle after its request"
+            arrived == Mux(from_weight, self.weight.valid, self.act.valid),
+            "a word one cycle after its request",
         )
         m.d.comb += self.active.eq(arrived)
         for index, row in enumerate(rows):
@@ -259,5 +260,3 @@ class Matrix(Component):
             m.d.sync += bank.eq(users[1][client])
             for index, row in enumerate(rows):
                 m.d.comb += port.data[index].eq(Mux(bank, row.data[1], row.data[0]))
-
-

@@ -108,7 +108,9 @@ class MatrixRow(Component):
             result.eq((shifted >> 1) + finished + shifted[0]),
         ]
         for bank in range(2):
-            m.submodules[f"accumulators_{bank}"] = memory = block_ram(ACCUMULATOR_BITS, self.config.acc_columns)
+            m.submodules[f"accumulators_{bank}"] = memory = block_ram(
+                ACCUMULATOR_BITS, self.config.acc_columns
+            )
             read, write = memory.read_port(), memory.write_port()
             m.d.comb += [
                 read.en.eq(self.read_enable[bank]),

@@ -109,7 +109,9 @@ class BankedMemory(Component):
             with m.If(port.request.valid):
                 m.d.sync += [
                     served.eq(bank_of(port.request.payload)),
-                    Assert(port.request.payload < config.act_total_words, "read beyond the activation memory"),
+                    Assert(
+                        port.request.payload < config.act_total_words, "read beyond the activation memory"
+                    ),
                 ]
             m.d.comb += [
                 port.request.ready.eq(read_ready[index].any()),

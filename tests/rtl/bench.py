@@ -157,7 +157,9 @@ class Bench:
             if reset:
                 held = None
                 continue
-            assert held is None or (valid and payload == held), "a stalled stream changed its payload or took it back"
+            assert held is None or (valid and payload == held), (
+                "a stalled stream changed its payload or took it back"
+            )
             held = payload if valid and not ready else None
             if valid and ready:
                 use(payload)

@@ -10,7 +10,14 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul
 from hwattn.spec.numbers import round_shift
 
-SMALL = {"row_words": 5, "row_slots": 3, "acc_columns": 16, "act_banks": 2, "act_words": 64, "weight_words": 150}
+SMALL = {
+    "row_words": 5,
+    "row_slots": 3,
+    "acc_columns": 16,
+    "act_banks": 2,
+    "act_words": 64,
+    "weight_words": 150,
+}
 
 
 class Model:
@@ -61,7 +68,9 @@ async def fill(ctx, bench: Bench, dut: Matrix, model: Model, slot: int, port: ob
     config = model.config
     for row in range(config.rows):
         for word in range(config.row_words):
-            lanes = [bench.random.choice((-128, 127, bench.random.randint(-128, 127))) for _ in range(config.lanes)]
+            lanes = [
+                bench.random.choice((-128, 127, bench.random.randint(-128, 127))) for _ in range(config.lanes)
+            ]
             model.slots[slot, row, word] = lanes
             await bench.send(ctx, port, {"slot": slot, "row": row, "word": word, "data": word_of(lanes)})
 
@@ -75,7 +84,9 @@ async def check(ctx, dut: Matrix, model: Model) -> None:
         ctx.set(port.addr, column)
         await ctx.tick()
         ctx.set(port.enable, 0)
-        assert [ctx.get(port.data[row]) for row in range(model.config.rows)] == expected.tolist(), f"column {column}"
+        assert [ctx.get(port.data[row]) for row in range(model.config.rows)] == expected.tolist(), (
+            f"column {column}"
+        )
 
 
 @pytest.mark.parametrize(("rows", "lanes"), [(1, 4), (3, 4), (4, 8), (5, 8), (2, 32)])

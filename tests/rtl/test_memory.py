@@ -113,7 +113,11 @@ def test_word_memory_contents_and_host_writes() -> None:
 
     async def test(ctx):
         for _ in range(10):
-            address, mask, value = bench.random.randrange(24), bench.random.getrandbits(4), bench.random.getrandbits(32)
+            address, mask, value = (
+                bench.random.randrange(24),
+                bench.random.getrandbits(4),
+                bench.random.getrandbits(32),
+            )
             await bench.send(ctx, dut.write, {"addr": address, "data": value, "mask": mask})
             for lane in range(4):
                 if mask >> lane & 1:

@@ -1,0 +1,277 @@
+"""The loader: fills resident rows from either memory, and copies words into the activation memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from hwattn.rtl.commands import command_layout, command_stream
+from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_port, read_port, resident_port, write_port
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import Copy, Load, Memory
+
+QUEUE_WORDS = 4
+"""Words between the memory and the target: two on their way, one waiting, one leaving."""
+
+COPY_WORD_BITS = 16
+
+
+class Loader(Component):
+    """One address generator, one packer of granules, two targets.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    load : In(command_stream(Load)), copy : In(command_stream(Copy))
+        One command at a time; `load` goes first.
+    done, busy : Out(1)
+    act, weight : Out(read_port(config))
+    resident : Out(resident_port(config))
+        Results of `load`.
+    act_write : Out(write_port(config))
+        Results of `copy`.
+    entry : Out(entry_port())
+        Tokens of the rows of a gathering load.
+
+    Latency
+    -------
+    One granule per cycle, and one word of zeros per cycle. From acceptance to `done`, without stalls: 7 cycles and the granules
+    and words of zeros of all rows; and one for every `row_wrap` in `row_first`; a gathering load starts 2 cycles later, and a row
+    of less than 4 granules takes 4 cycles.
+
+    Bit accuracy
+    ------------
+    ``hwattn.sim.model.loader``.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.address_bits = ceil_log2(max(config.act_total_words, config.weight_words) * config.lanes)
+        loads = command_layout(Load).members
+        self._job = data.StructLayout(
+            {
+                **{name: loads[name] for name in loads if name not in ("base", "row_first", "words", "n0")},
+                "words": COPY_WORD_BITS,
+                "n0": COPY_WORD_BITS,
+                "copy": 1,
+                "target": WORD_ADDRESS_BITS,
+            }
+        )
+        super().__init__(
+            {
+                "load": In(command_stream(Load)),
+                "copy": In(command_stream(Copy)),
+                "done": Out(1),
+                "busy": Out(1),
+                "act": Out(read_port(config)),
+                "weight": Out(read_port(config)),
+                "resident": Out(resident_port(config)),
+                "act_write": Out(write_port(config)),
+                "entry": Out(entry_port()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        job = Signal(self._job)
+        start = Signal(self.address_bits)  # of row 0 of the current wrap; where the gathered rows begin
+        factor = Signal(max(len(job.row_wrap), len(self.entry.token)))  # rows past `start`
+        begin = Signal()
+        m.d.comb += [self.load.ready.eq(~self.busy), self.copy.ready.eq(~self.busy & ~self.load.valid)]
+        load, copy = self.load.payload, self.copy.payload
+        with m.If(self.load.valid & self.load.ready):
+            m.d.sync += [
+                job[name].eq(load[name]) for name in command_layout(Load).members if name in self._job.members
+            ]
+            m.d.sync += [
+                job.copy.eq(0),
+                start.eq(load.base),
+                factor.eq(load.row_first),
+                begin.eq(1),
+                self.busy.eq(1),
+            ]
+        with m.If(self.copy.valid & self.copy.ready):
+            lane_bits = exact_log2(self.config.lanes)
+            fields = {"words": copy.words, "n0": copy.words, "target": copy.target, "memory": copy.memory}
+            fields |= {
+                "copy": 1,
+                "gather": 0,
+                "rows": 1,
+                "row_wrap": 1,
+                "n1": 1,
+                "n2": 1,
+                "granule": lane_bits,
+            }
+            m.d.sync += [job[name].eq(value) for name, value in fields.items()]
+            m.d.sync += [start.eq(copy.source << lane_bits), factor.eq(0), begin.eq(1), self.busy.eq(1)]
+        with m.If(self.done):
+            m.d.sync += self.busy.eq(0)
+
+        row_start, row_ready, take = self._rows(m, job, start, factor, begin)
+        item, request = self._granules(m, job, row_start, row_ready, take)
+        self._pack(m, job, item, request)
+        return m
+
+    def _rows(
+        self, m: Module, job: Any, start: Signal, factor: Signal, begin: Signal
+    ) -> tuple[Signal, Signal, Signal]:
+        """Find where each row starts, ahead of its granules.
+
+        Returns the start, whether it is `ready`, and a signal to set when it is taken.
+        """
+        row_start, product = Signal(self.address_bits), Signal(self.address_bits)
+        row, ready, take, ahead = Signal.like(job.rows), Signal(), Signal(), Signal()
+        m.d.comb += [self.entry.expert.eq(job.expert), self.entry.index.eq(job.first + row + ahead)]
+        with m.FSM():
+            with m.State("idle"), m.If(begin):
+                m.d.sync += [begin.eq(0), row.eq(0)]
+                m.next = "reduce"
+            with m.State("reduce"):
+                with m.If(job.gather):
+                    m.next = "token"
+                with m.Elif(factor >= job.row_wrap):
+                    m.d.sync += [factor.eq(factor - job.row_wrap), start.eq(start + job.row_jump)]
+                with m.Else():
+                    m.next = "multiply"
+                    m.d.sync += product.eq(factor * job.row_stride)
+            with m.State("token"):
+                m.d.sync += factor.eq(self.entry.token)
+                m.next = "product"
+            with m.State("product"):
+                m.d.sync += product.eq(factor * job.row_stride)
+                m.next = "multiply"
+            with m.State("multiply"):
+                m.d.sync += [row_start.eq(start + product), ready.eq(1)]
+                m.next = "ready"
+            with m.State("ready"):
+                m.d.comb += ahead.eq(1)
+                with m.If(take):
+                    m.d.sync += row.eq(row + 1)
+                    with m.If(row + 1 == job.rows):
+                        m.d.sync += ready.eq(0)
+                        m.next = "idle"
+                    with m.Elif(job.gather):
+                        m.d.sync += ready.eq(0)
+                        m.next = "token"
+                    with m.Elif(factor + 1 == job.row_wrap):
+                        following = (start + job.row_jump)[: self.address_bits]
+                        m.d.sync += [row_start.eq(following), start.eq(following), factor.eq(0)]
+                    with m.Else():
+                        m.d.sync += [row_start.eq(row_start + job.row_stride), factor.eq(factor + 1)]
+        return row_start, ready, take
+
+    def _granules(
+        self, m: Module, job: Any, row_start: Signal, row_ready: Signal, take: Signal
+    ) -> tuple[Any, Signal]:
+        """Walk over the granules of each row, then over the words of zeros.
+
+        Returns the item of this cycle (its `valid` says that it goes on its way) and a signal to set when there is room for one.
+        """
+        lanes, lane_bits = self.config.lanes, exact_log2(self.config.lanes)
+        address, start1, start2 = (Signal(self.address_bits) for _ in range(3))
+        i0, i1, i2 = (Signal.like(count) for count in (job.n0, job.n1, job.n2))
+        word, position = Signal.like(job.words), Signal(lane_bits)
+        in_row, filling, room = Signal(), Signal(), Signal()
+        item = Signal(
+            data.StructLayout({"valid": 1, "zero": 1, "emit": 1, "rotation": lane_bits, "mask": lanes})
+        )
+
+        from_weight = job.memory == Memory.WEIGHT
+        wanted = in_row & ~filling & room
+        granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
+        last0, last1, last2 = i0 + 1 == job.n0, i1 + 1 == job.n1, i2 + 1 == job.n2
+        next1 = (start1 + job.stride1)[: self.address_bits]
+        next2 = (start2 + job.stride2)[: self.address_bits]
+        moved = Signal(lane_bits + 1)
+        row_end = item.valid & item.emit & (word + 1 == job.words)
+        m.d.comb += [
+            self.act.request.valid.eq(wanted & ~from_weight),
+            self.weight.request.valid.eq(wanted & from_weight),
+            self.act.request.payload.eq(address >> lane_bits),
+            self.weight.request.payload.eq(address >> lane_bits),
+            item.valid.eq(in_row & room & (filling | granted)),
+            item.zero.eq(filling),
+            item.emit.eq(filling | moved[lane_bits] | (last0 & last1 & last2)),
+            item.rotation.eq(address - position),
+            moved.eq(position + (Const(1) << job.granule)),
+            take.eq(row_ready & (~in_row | row_end)),
+        ]
+        m.d.comb += [item.mask[lane].eq(((position ^ lane) >> job.granule) == 0) for lane in range(lanes)]
+
+        with m.If(item.valid):
+            m.d.sync += position.eq(moved)
+            with m.If(item.emit):
+                m.d.sync += [word.eq(word + 1), position.eq(0)]
+            m.d.sync += [address.eq(address + (Const(1) << job.granule)), i0.eq(i0 + 1)]
+            with m.If(last0):
+                m.d.sync += [address.eq(next1), start1.eq(next1), i0.eq(0), i1.eq(i1 + 1)]
+                with m.If(last1):
+                    m.d.sync += [each.eq(next2) for each in (address, start1, start2)]
+                    m.d.sync += [i1.eq(0), i2.eq(i2 + 1)]
+                    with m.If(last2):
+                        m.d.sync += filling.eq(1)
+        with m.If(row_end):
+            m.d.sync += Assert(filling | (last0 & last1 & last2), "a row of more granules than words")
+            m.d.sync += in_row.eq(0)
+        with m.If(take):
+            m.d.sync += [in_row.eq(1), filling.eq(0), position.eq(0)]
+            m.d.sync += [each.eq(row_start) for each in (address, start1, start2)]
+            m.d.sync += [each.eq(0) for each in (i0, i1, i2, word)]
+        return item, room
+
+    def _pack(self, m: Module, job: Any, item: Any, room: Signal) -> None:
+        """Put the granules that arrive into words, and send the words to their target."""
+        lanes = self.config.lanes
+        m.submodules.queue = queue = SyncFIFO(width=8 * lanes, depth=QUEUE_WORDS)
+        asked, arrived = Signal(item.shape()), Signal(item.shape())
+        from_memory, partial, merged = (Signal(8 * lanes) for _ in range(3))
+        from_weight = job.memory == Memory.WEIGHT
+        m.d.sync += [
+            asked.eq(item),
+            arrived.eq(asked),
+            from_memory.eq(Mux(from_weight, self.weight.data, self.act.data)),
+        ]
+        m.d.sync += Assert(
+            (asked.valid & ~asked.zero) == Mux(from_weight, self.weight.valid, self.act.valid),
+            "a word one cycle after its request",
+        )
+        rotated = from_memory
+        for bit, choice in enumerate(arrived.rotation):
+            rotated = Mux(choice, rotated.rotate_right(8 << bit), rotated)
+        chosen = Cat(bit.replicate(8) for bit in arrived.mask & (~arrived.zero).replicate(lanes))
+        m.d.comb += [
+            room.eq(queue.level + asked.valid + arrived.valid < QUEUE_WORDS),
+            merged.eq((partial & ~chosen) | (rotated & chosen)),
+            queue.w_data.eq(merged),
+            queue.w_en.eq(arrived.valid & arrived.emit),
+        ]
+        with m.If(arrived.valid):
+            m.d.sync += partial.eq(Mux(arrived.emit, 0, merged))
+
+        row, word = Signal.like(job.rows), Signal.like(job.words)
+        sent = queue.r_rdy & queue.r_en
+        m.d.comb += [
+            self.resident.valid.eq(queue.r_rdy & ~job.copy),
+            self.resident.payload.slot.eq(job.slot),
+            self.resident.payload.row.eq(row),
+            self.resident.payload.word.eq(word),
+            self.resident.payload.data.eq(queue.r_data),
+            self.act_write.valid.eq(queue.r_rdy & job.copy),
+            self.act_write.payload.addr.eq(job.target + word),
+            self.act_write.payload.data.eq(queue.r_data),
+            self.act_write.payload.mask.eq(~0),
+            queue.r_en.eq(Mux(job.copy, self.act_write.ready, self.resident.ready)),
+            self.done.eq(sent & (word + 1 == job.words) & (row + 1 == job.rows)),
+        ]
+        with m.If(sent):
+            m.d.sync += word.eq(word + 1)
+            with m.If(word + 1 == job.words):
+                m.d.sync += [word.eq(0), row.eq(Mux(self.done, 0, row + 1))]
