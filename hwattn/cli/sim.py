@@ -19,10 +19,12 @@ from hwattn.cli.arguments import (
 )
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
+from hwattn.cli.uart import drive_over_pins
 from hwattn.compiler import compile_model
-from hwattn.sim.cosim.job import Run
+from hwattn.sim.cosim.job import Mismatch, Run
 from hwattn.sim.cosim.runner import SIMULATORS
 from hwattn.sim.cosim.session import CosimResult, simulate
+from hwattn.sim.model.executor import Executor
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Queue
 from hwattn.spec.program import Program
@@ -55,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--waves", type=Path, metavar="DIR", help="write a waveform and a GTKWave save file there"
     )
+    parser.add_argument(
+        "--uart",
+        action="store_true",
+        help="the board's system instead: the host's driver loads images and reads results over simulated UART pins",
+    )
     add_config(parser)
 
 
@@ -69,18 +76,52 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise RefusedError(
             f"{args.waves} is a file", "a folder to write the waveform to", "name another folder"
         )
-    result = simulate(
-        program,
-        images,
-        tasks,
-        args.simulator,
-        step=not args.free,
-        readback=max(args.readback, 0),
-        waves=args.waves,
-    )
+    if args.uart:
+        result = _over_uart(program, images, tasks, args)
+    else:
+        result = simulate(
+            program,
+            images,
+            tasks,
+            args.simulator,
+            step=not args.free,
+            readback=max(args.readback, 0),
+            waves=args.waves,
+        )
     _report(program, result, args.simulator, out)
     out.result(document(program, result, args.simulator, len(images)))
     return 0 if result.bit_exact else 1
+
+
+def _over_uart(
+    program: Program, images: NDArray[np.float32], tasks: list[int], args: argparse.Namespace
+) -> CosimResult:
+    """Run with the driver over simulated pins, and compare the outputs with the integer model."""
+    if args.waves is not None or args.readback or args.free or args.simulator != SIMULATORS[0]:
+        raise RefusedError(
+            "--uart together with --waves, --readback, --free or another simulator",
+            "--uart alone",
+            "leave the others out: the driver sees outputs and counters only",
+        )
+    findings = drive_over_pins(program, images, tasks)
+    executor = Executor(program)
+    expected = {task: executor.run(images, task).integers for task in tasks}
+    for each in findings.runs:
+        for name, integers in each.outputs.items():
+            wanted = expected[each.task][name][each.image]
+            if not np.array_equal(np.array(integers), wanted):
+                findings.mismatches.append(
+                    Mismatch(
+                        each.task,
+                        each.image,
+                        None,
+                        f"output {name}",
+                        None,
+                        str(wanted.tolist()),
+                        str(integers),
+                    )
+                )
+    return CosimResult(findings, None)
 
 
 def _images(args: argparse.Namespace, resolved: ResolvedModel) -> NDArray[np.float32]:
