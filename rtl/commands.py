@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Signature
@@ -14,7 +12,6 @@ EXPERT_BITS = 8
 _CONSUMED = {"pop", "push", "expert_enable", "meta"}
 
 
-@cache
 def command_layout(kind: type[Instruction]) -> data.StructLayout:
     """Return the layout of a unit's command.
 
