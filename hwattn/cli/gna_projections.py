@@ -132,6 +132,9 @@ def _print_projection(shown: Projection, out: Output) -> None:
         out.print(f"other         {shown.other_ms:.4g} ms")
     out.print(f"total         {shown.total_ms:.4g} ms ({shown.low_ms:.4g} to {shown.high_ms:.4g})")
     out.print(f"dense         {shown.dense_ms:.4g} ms")
+    out.print(
+        f"roofline      {shown.roofline_ms:.4g} ms: floor of the kernel, visited tiles at the peak of {shown.gpu}"
+    )
     out.print(f"speedup       {shown.speedup:.2f} ({shown.speedup_low:.2f} to {shown.speedup_high:.2f})")
     out.print(f"basis         {shown.basis}")
     for note in shown.notes:

@@ -206,35 +206,41 @@ def run_sweep_file(args: argparse.Namespace, out: Output) -> int:
     with out.progress(len(runs), "projecting") as advance:
         rows = run_sweep(document, "note" if args.keep_going else "refuse", advance)
     write_csv(args.csv, rows)
-    columns = ("run", "gpu", "window", "stride", "q tile", "kv tile", "ms", "range", "dense ms", "speedup")
-    out.print(
-        table(
-            columns,
-            [
-                (
-                    row.get("name", number),
-                    row.get("gpu"),
-                    cell(row["window"]),
-                    cell(row.get("stride", 1)),
-                    row["error"],
-                )
-                if "error" in row
-                else (
-                    row.get("name", number),
-                    row["gpu"],
-                    cell(row["window"]),
-                    cell(row.get("stride", 1)),
-                    cell(row["q_tile"]),
-                    cell(row["kv_tile"]),
-                    f"{row['total_ms']:.4g}",
-                    f"{row['low_ms']:.3g}-{row['high_ms']:.3g}",
-                    f"{row['dense_ms']:.4g}",
-                    f"{row['speedup']:.2f}",
-                )
-                for number, row in enumerate(rows)
-            ],
-            right=("ms", "range", "dense ms", "speedup"),
-        )
+    columns = (
+        "run",
+        "gpu",
+        "stride",
+        "q tile",
+        "kv tile",
+        "kernel ms",
+        "range",
+        "total ms",
+        "dense ms",
+        "speedup",
     )
+    cells: list[tuple[object, ...]] = []
+    for number, row in enumerate(rows):
+        head = (row.get("name", number), row.get("gpu", "b200"), cell(row.get("stride", 1)))
+        if "error" in row:
+            cells.append(head)
+            continue
+        cells.append(
+            (
+                *head,
+                cell(row["q_tile"]),
+                cell(row["kv_tile"]),
+                f"{row['kernel_ms']:.2f}",
+                f"{row['kernel_low_ms']:.3g}-{row['kernel_high_ms']:.3g}",
+                f"{row['total_ms']:.2f}",
+                f"{row['dense_ms']:.2f}",
+                f"{row['speedup']:.2f}",
+            )
+        )
+    out.print(
+        table(columns, [(*line, *[""] * (len(columns) - len(line))) for line in cells], right=columns[5:])
+    )
+    for number, row in enumerate(rows):
+        if "error" in row:
+            out.print(f"run {row.get('name', number)}: {row['error']}")
     out.result({"runs": len(rows), "rows": rows})
     return 0

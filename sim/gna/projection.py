@@ -86,6 +86,9 @@ class Projection:
         All of it, with its range.
     dense_ms : float
         Dense self-attention on the same GPU.
+    roofline_ms : float
+        Floor of the kernel on any implementation with these tiles: visited tiles at the tensor peak, or
+        Q, K, V and O once through memory.
     speedup, speedup_low, speedup_high : float
         ``dense_ms`` over the total, its high and its low.
     masked : bool
@@ -110,6 +113,7 @@ class Projection:
     low_ms: float
     high_ms: float
     dense_ms: float
+    roofline_ms: float
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -174,6 +178,14 @@ def memory_floor_ms(pattern: Pattern, gpu: Gpu, problem: Problem) -> float:
     tensors = 2 * problem.heads + 2 * problem.heads_kv
     moved = DTYPE_BYTES[problem.dtype] * problem.batch * pattern.tokens * problem.head_dim * tensors
     return moved / (gpu.hbm_gbs * 1e6)
+
+
+def roofline_ms(gpu: Gpu, problem: Problem, tile_area: int, tiles: float, memory_ms: float) -> float:
+    """Floor of a kernel that works on ``tiles`` tiles per head, ms."""
+    peak = gpu.fp8_tflops if problem.dtype == "fp8" and gpu.fp8_tflops else gpu.fp16_tflops
+    products = 10.0 if problem.backward else 4.0
+    flops = products * tile_area * problem.head_dim * tiles * problem.heads * problem.batch
+    return max(flops / peak / 1e9, memory_ms)
 
 
 def kernel_ms(
@@ -309,6 +321,10 @@ def project_tiles(
         kernel, masked, visits, basis, notes = kernel_ms(pattern, gpu, backend, problem, q_tile, kv_tile)
         permute, other = _surroundings(pattern, gpu, backend, problem, q_tile, kv_tile)
     total = kernel + permute + other
+    tiles = (
+        float(visits.sum()) if not pattern.is_dense else pattern.tokens**2 / (prod(q_tile) * prod(kv_tile))
+    )
+    floor = memory_floor_ms(pattern, gpu, problem)
     # the error of the tile time is common to both kernels, so the ratio keeps the point of the baseline
     return Projection(
         gpu=gpu.key,
@@ -325,6 +341,7 @@ def project_tiles(
         low_ms=total.low,
         high_ms=total.high,
         dense_ms=dense.value,
+        roofline_ms=roofline_ms(gpu, problem, prod(q_tile) * prod(kv_tile), tiles, floor),
         speedup=dense.value / total.value,
         speedup_low=dense.value / total.high,
         speedup_high=dense.value / total.low,

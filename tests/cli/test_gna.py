@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from hwattn.cli.main import main
 from hwattn.sim.gna import Pattern
+from hwattn.sim.gna.reproduce import projected_end_to_end, reproduce
+from hwattn.sim.gna.sweeps import run_sweep
 from hwattn.sim.gna.workloads import workload_names
 
 HUNYUAN = "--layout 30 48 80 --window-size 18 24 24"
@@ -237,3 +241,58 @@ def test_sweep_refusals(text: str, message: str, capsys: pytest.CaptureFixture[s
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     assert message in run(f"sweep {file}", capsys, code=2)
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "gna.md").read_text(encoding="utf-8")
+
+
+def test_the_documentation_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for title, text in re.findall(r"```yaml title=(\S+)\n(.*?)```", DOCS, re.DOTALL):
+        (tmp_path / title).write_text(text)
+    commands = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("hwattn gna ")
+    ]
+    assert len(commands) >= 18
+    for command in commands:
+        assert run(command.removeprefix("hwattn gna "), capsys), command
+    for block in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL):
+        exec(compile(block, "docs/gna.md", "exec"), {})
+
+
+def _shape(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def test_the_documented_predictions_are_what_the_model_predicts() -> None:
+    match = re.search(r"```yaml title=predictions.yaml\n(.*?)```", DOCS, re.DOTALL)
+    assert match is not None
+    rows = run_sweep(yaml.safe_load(match.group(1)))
+    assert len(rows) == 16
+    for row in rows:
+        line = (
+            f"| {row['gpu'].upper()} | {_shape(row['q_tile'])} / {_shape(row['kv_tile'])} | {_shape(row['stride'])} | "
+            f"{row['kernel_ms']:.2f} | {row['kernel_low_ms']:.2f} to {row['kernel_high_ms']:.2f} | "
+            f"{row['permute_ms']:.2f} | {row['total_ms']:.2f} | {row['dense_ms']:.1f} | {row['speedup']:.2f} |"
+        )
+        assert line in DOCS
+
+
+def test_the_documented_errors_are_what_the_model_has() -> None:
+    errors: dict[str, list[float]] = {}
+    inside = 0
+    for row in reproduce():
+        point, low, high = projected_end_to_end(row)
+        measured = row.published_measured
+        errors.setdefault(row.table, []).append(point / measured - 1)
+        inside += low <= measured + 0.005 and measured - 0.005 <= high
+    for table, values in errors.items():
+        mean, spread = sum(values) / len(values), sum(map(abs, values)) / len(values)
+        largest = max(values, key=abs)
+        assert f"| {table} | {len(values)} | {mean:+.1%} | {spread:.1%} | {largest:+.1%} |" in DOCS
+    assert f"in {inside} of 48 rows" in DOCS

@@ -118,3 +118,19 @@ def test_windows_of_a_sparsity_are_valid(layout: list[int], sparsity: float) -> 
 def test_refusals(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         search((32, 32), **{"gpu": "h100", "heads": 1, "head_dim": 64, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("layout", "window", "stride", "most", "dense"),
+    [
+        ((256, 256), 80, 1, 160, 512),
+        ((256, 256), 80, 16, 160, 512),
+        ((16, 44, 80), (16, 24, 16), 1, 440, 440),
+        (HUNYUAN, (18, 24, 24), 1, 306, 900),
+    ],
+)
+def test_flat_tiling_wastes_what_multidimensional_tiling_saves(
+    layout: tuple[int, ...], window: int | tuple[int, ...], stride: int, most: int, dense: int
+) -> None:
+    speedup = Pattern(layout, window, stride).speedup(256, 128, "flat")
+    assert (speedup.max_visited, speedup.dense_tiles) == (most, dense)
