@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # else Python flushes standard output at exit and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (HwattnError, OSError, MemoryError) as error:
+    except (HwattnError, ModuleNotFoundError, OSError, MemoryError) as error:
         refusal = _as_refusal(error)
         out.error(refusal, f"hwattn {verb}" if verb in VERBS else "hwattn")
         return refusal.exit_code
@@ -132,20 +132,19 @@ def _run(arguments: list[str], verb: str | None, out: Output) -> int:
 
 def _load(verb: str) -> VerbModule:
     """Import the module of a verb."""
-    try:
-        return cast(VerbModule, importlib.import_module(f"hwattn.cli.{VERBS[verb].module}"))
-    except ModuleNotFoundError as error:
-        raise RefusedError(
-            f"the Python module {error.name} is not installed",
-            f"everything that hwattn {verb} imports",
-            "install hwattn with its dependencies: pip install hwattn",
-        ) from error
+    return cast(VerbModule, importlib.import_module(f"hwattn.cli.{VERBS[verb].module}"))
 
 
-def _as_refusal(error: HwattnError | OSError | MemoryError) -> HwattnError:
-    """Return an error of the operating system as a refusal."""
+def _as_refusal(error: HwattnError | ModuleNotFoundError | OSError | MemoryError) -> HwattnError:
+    """Return an error of the installation or of the operating system as a refusal."""
     if isinstance(error, HwattnError):
         return error
+    if isinstance(error, ModuleNotFoundError):
+        return RefusedError(
+            f"the Python module {error.name} is not installed",
+            "hwattn with its dependencies",
+            "run: pip install hwattn",
+        )
     if isinstance(error, MemoryError):
         return RefusedError("memory ran out", "an input that fits", "take fewer images or a smaller model")
     subject = f"{error.filename}: " if error.filename is not None else ""
