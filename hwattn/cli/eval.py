@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Evaluate and report."""
     resolved = resolve_model(args.model, args.calibration)
-    onnx = args.exact or resolved.onnx
+    onnx = args.float or resolved.onnx
     if onnx is None:
         raise RefusedError(
             f"{args.model}, whose float model is not known",
