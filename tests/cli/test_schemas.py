@@ -19,6 +19,8 @@ CALLS = [
     ("quantize", ["quantize", "digits", "-o", "{tmp}/digits.hwq"]),
     ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
     ("eval", ["eval", "digits", "--images", "16"]),
+    ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--free"]),
+    ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
     ("boards", ["boards"]),
     ("gna#mask", ["gna", "mask", *PATTERN]),
     ("gna#windows", ["gna", "windows", *PATTERN]),
