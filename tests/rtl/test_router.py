@@ -12,14 +12,14 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Route
 
 CONFIGS = {
-    "4 rows, 8 experts": AcceleratorConfig(rows=4, experts=8, tokens=32, acc_columns=32),
+    "4 rows, 8 experts": AcceleratorConfig(rows=4, softmax_lanes=2, experts=8, tokens=32, acc_columns=32),
     "3 rows, 5 experts": AcceleratorConfig(
         rows=3, post_lanes=1, softmax_lanes=1, experts=5, tokens=13, acc_columns=16
     ),
     "1 row, 1 expert": AcceleratorConfig(
         rows=1, post_lanes=1, softmax_lanes=1, experts=1, tokens=6, acc_columns=4
     ),
-    "7 rows, 17 experts": AcceleratorConfig(rows=7, experts=17, tokens=20, acc_columns=32),
+    "7 rows, 17 experts": AcceleratorConfig(rows=7, softmax_lanes=3, experts=17, tokens=20, acc_columns=32),
 }
 
 
@@ -128,7 +128,7 @@ def test_equals_the_model(config, kind):
 
 
 def test_every_rank_of_fifteen():
-    config = AcceleratorConfig(rows=2, post_lanes=1, softmax_lanes=1, experts=16, tokens=4, acc_columns=32)
+    config = AcceleratorConfig(rows=2, post_lanes=1, softmax_lanes=2, experts=16, tokens=4, acc_columns=32)
     fixture = Fixture(config, seed=3)
 
     async def test(ctx):
