@@ -57,10 +57,10 @@ def schema(name):
     return {**whole, "$ref": f"#/$defs/{definition}"} if definition else whole
 
 
-def document(arguments, folder, capsys):
+def document(arguments, folder, capfd):
     """Exit code, the one JSON document on standard output, and standard error."""
     code = main([*(word.format(tmp=folder) for word in arguments), "--json"])
-    written = capsys.readouterr()
+    written = capfd.readouterr()
     return code, json.loads(written.out), written.err
 
 
@@ -73,15 +73,15 @@ def test_every_verb_has_a_valid_schema(name):
 
 
 @pytest.mark.parametrize(("name", "arguments"), CALLS, ids=[" ".join(words[:2]) for _, words in CALLS])
-def test_documents(name, arguments, tmp_path, capsys):
-    code, written, errors = document(arguments, tmp_path, capsys)
+def test_documents(name, arguments, tmp_path, capfd):
+    code, written, errors = document(arguments, tmp_path, capfd)
     assert code == 0, errors
     jsonschema.validate(written, schema(name))
 
 
 @pytest.mark.parametrize("arguments", REFUSED, ids=[" ".join(words[:2]) for words in REFUSED])
-def test_refusals(arguments, tmp_path, capsys):
-    code, written, errors = document(arguments, tmp_path, capsys)
+def test_refusals(arguments, tmp_path, capfd):
+    code, written, errors = document(arguments, tmp_path, capfd)
     assert code == 2
     assert len(errors.splitlines()) == 1
     jsonschema.validate(written, schema("error"))
