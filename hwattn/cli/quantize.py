@@ -43,6 +43,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise RefusedError(
             f"the output {args.output}", "a file name that ends in .hwq", f"write -o {args.output}.hwq"
         )
+    if not args.output.parent.is_dir():
+        raise RefusedError(
+            f"{args.output} cannot be written: there is no folder {args.output.parent}",
+            "a file name in a folder that exists",
+            "make the folder, or name another file",
+        )
     source = float_model(args.model)
     arrays = calibration_arrays(source, args.calibration)
     graph = graph_of(source.onnx)

@@ -1,0 +1,134 @@
+"""``hwattn quantize``, and what a model argument stands for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from hwattn.cli import models
+from hwattn.cli.main import main
+from hwattn.cli.models import file_digest, resolve_model
+from hwattn.models import find_workload
+from hwattn.spec.cache import CACHE_VARIABLE
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.hwq import load_model, save_model
+
+DIGITS = find_workload("digits")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache folder for all tests of this file, empty at first."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the digits model as a file that belongs to no workload, and few calibration images."""
+    folder = tmp_path_factory.mktemp("stranger")
+    proto = onnx.load(DIGITS.model)
+    proto.graph.name = "another"
+    onnx.save(proto, folder / "mine.onnx")
+    images = DIGITS.calibration_set()["image"]
+    np.savez(folder / "x.npz", image=images[:16])
+    np.savez(folder / "calib.npz", calib_image=images[:16])
+    np.save(folder / "x.npy", images[:16])
+    np.savez(folder / "wrong.npz", picture=images[:16])
+    np.savez(folder / "shape.npz", image=np.zeros((2, 3, 8, 8), np.float32))
+    return folder
+
+
+def test_workload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "d.hwq"
+    assert main(["quantize", "-o", str(target), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"] == "digits" and document["calibration_images"] == 256
+    assert document["bytes"] == target.stat().st_size < 250_000
+    low = {layer["name"]: layer["sqnr_db"] for layer in document["layers"] if layer["sqnr_db"] < 26}
+    assert not low and len(document["layers"]) > 40
+    assert document["residual_sqnr_db"] > 60
+    model = load_model(target)
+    assert model.name == "digits" and model.source == file_digest(DIGITS.model)
+    found = resolve_model(str(target))
+    assert found.onnx == DIGITS.model and found.workload == DIGITS and found.preset == DIGITS.config
+    assert found.output_names == ["digit", "stroke"]
+
+
+@pytest.mark.parametrize("calibration", ["x.npz", "calib.npz", "x.npy"])
+def test_file(stranger: Path, tmp_path: Path, calibration: str, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "mine.hwq"
+    arguments = ["quantize", str(stranger / "mine.onnx"), "--calibration", str(stranger / calibration)]
+    assert main([*arguments, "-o", str(target)]) == 0
+    text = capsys.readouterr().out
+    assert "SQNR dB" in text and "calibrated with 16 images" in text and "MixtureOfExperts" in text
+    found = resolve_model(str(target))
+    assert found.model.name == "mine"
+    assert found.onnx is None and found.workload is None and found.preset == models.DEFAULT_PRESET
+    (tmp_path / "mine.onnx").write_bytes((stranger / "mine.onnx").read_bytes())
+    assert resolve_model(str(target)).onnx == tmp_path / "mine.onnx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}/absent.onnx", "-o", "{1}/m.hwq"], "no file .*absent.onnx"),
+        (["{0}/mine.onnx", "-o", "{1}/m.hwq"], "without images to calibrate with; .*add --calibration"),
+        (
+            ["{0}/mine.onnx", "--calibration", "{0}/wrong.npz", "-o", "{1}/m.hwq"],
+            "of the arrays picture; expected one named image or calib_image",
+        ),
+        (["{0}/mine.onnx", "--calibration", "{0}/shape.npz", "-o", "{1}/m.hwq"], r"\(2, 3, 8, 8\)"),
+        (["{0}/mine.onnx", "--calibration", "{0}/none.npz", "-o", "{1}/m.hwq"], "none.npz cannot be read"),
+        (["digits", "-o", "{1}/m.onnx"], "ends in .hwq"),
+        (["digits", "-o", "{1}/no/folder/m.hwq"], "cannot be written"),
+        (["{0}/x.npz", "--calibration", "{0}/x.npz", "-o", "{1}/m.hwq"], "x.npz"),
+        (["nonsense", "-o", "{1}/m.hwq"], "no workload is called 'nonsense'"),
+        (["digits"], "required: -o/--output"),
+    ],
+)
+def test_refusals(
+    stranger: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["quantize", *(word.format(stranger, tmp_path) for word in arguments)])
+    captured = capsys.readouterr()
+    assert code == 2 and captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+    assert not list(tmp_path.glob("*.hwq"))
+
+
+def test_quantizing_again_what_is_quantized(tmp_path: Path) -> None:
+    (tmp_path / "m.hwq").write_bytes(b"x")
+    with pytest.raises(RefusedError, match="is quantized already"):
+        models.float_model(str(tmp_path / "m.hwq"))
+
+
+def test_quantized_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = resolve_model("digits")
+    assert [path.name for path in (cache / "quantized").glob("*/*")] == ["model.hwq"]
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("quantized twice")
+
+    monkeypatch.setattr(models, "quantize", never)
+    assert resolve_model("digits").model.source == first.model.source
+    monkeypatch.setattr(models, "_quantizer_version", lambda: "another")
+    with pytest.raises(AssertionError, match="quantized twice"):
+        resolve_model("digits")
+
+
+def test_a_damaged_file_beside_is_not_taken(tmp_path: Path) -> None:
+    save_model(resolve_model("digits").model, tmp_path / "d.hwq")
+    (tmp_path / "d.hwq").write_bytes((tmp_path / "d.hwq").read_bytes()[:500])
+    with pytest.raises(RefusedError, match="is no .hwq file"):
+        resolve_model(str(tmp_path / "d.hwq"))
