@@ -44,7 +44,9 @@ class LinkStatus(IntEnum):
     BAD_REQUEST = 2
 
 
-def request_frame(sequence: int, operation: Operation, target: int, count: int, units: Sequence[int] = ()) -> bytes:
+def request_frame(
+    sequence: int, operation: Operation, target: int, count: int, units: Sequence[int] = ()
+) -> bytes:
     """Build a request.
 
     Parameters
