@@ -26,7 +26,7 @@ from hwattn.cli.gna_arguments import (
 from hwattn.cli.output import Output, table
 from hwattn.sim.gna import Pattern
 from hwattn.sim.gna.backends import get_backend, tile_pairs
-from hwattn.sim.gna.explain import explain
+from hwattn.sim.gna.explanation import explain
 from hwattn.sim.gna.sparsity import kernel_skips_mask
 from hwattn.sim.gna.tiles import TILINGS
 from hwattn.spec.errors import RefusedError
@@ -189,8 +189,6 @@ def run_simulate(args: argparse.Namespace, out: Output) -> int:
     pattern = pattern_of(args)
     shapes, backend = tiles_of(args, pattern)
     tiling = args.tiling or backend.tiling
-    if args.additional_kv < 0:
-        raise RefusedError(f"additional_kv {args.additional_kv}", "0 or more", "correct --additional-kv")
     pairs = [shapes]
     if args.all_tiles:
         gpu = gpu_of(args)

@@ -10,6 +10,11 @@ from typing import Any
 from hwattn.sim.gna.data import load
 from hwattn.spec.errors import RefusedError
 
+_LIKE = ("b200", "h100")
+_NUMBERS = (
+    "cc", "sms", "fp16_tflops", "hbm_gbs", "boost_mhz", "dense_tflops", "link_gbs", "fp8_tflops", "l2_mb"
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -80,36 +85,43 @@ def make_gpu(description: Mapping[str, Any]) -> Gpu:
     RefusedError
         An unknown name, a missing one, or a figure that is not a positive number.
     """
-    known = {field.name: field for field in fields(Gpu)}
+    known = {field.name for field in fields(Gpu)} - {"calibrated_on"}
     for name in description:
         if name not in known:
             raise RefusedError(
-                f"GPU field {name!r}", "one of " + ", ".join(known), "correct the GPU description"
+                f"GPU field {name!r}", "one of " + ", ".join(sorted(known)), "correct the GPU description"
             )
     required = ("name", "cc", "sms", "fp16_tflops", "hbm_gbs", "boost_mhz")
-    missing = [name for name in required if name not in description]
+    missing = [name for name in required if description.get(name) is None]
     if missing:
         raise RefusedError(
             f"a GPU without {', '.join(missing)}", "at least " + ", ".join(required), "add the figures"
         )
-    values = {"key": str(description["name"]).lower(), **description}
+    values = {**description, "key": str(description.get("key", description["name"])).lower()}
     for name, value in values.items():
-        numeric = any(kind in str(known[name].type) for kind in ("int", "float"))
-        items = value if name == "copy_gbs" and value is not None else [value]
-        if numeric and value is not None and not all(_is_positive(item) for item in items):
-            raise RefusedError(f"GPU {name} {value!r}", "a positive number", "correct the GPU description")
-    if values.get("like") and values["like"] not in gpu_names():
+        if name in _NUMBERS and value is not None and not _is_positive(value, name in ("cc", "sms")):
+            kind = "a positive whole number" if name in ("cc", "sms") else "a positive number"
+            raise RefusedError(f"GPU {name} {value!r}", kind, "correct the GPU description")
+        if name not in _NUMBERS and name != "copy_gbs" and value is not None:
+            values[name] = str(value)
+    if values.get("like") is not None and values["like"] not in _LIKE:
         raise RefusedError(
-            f"GPU like {values['like']!r}", "one of " + ", ".join(gpu_names()), "name a known GPU"
+            f"GPU like {values['like']!r}", "one of " + ", ".join(_LIKE), "name a calibrated GPU"
         )
     if values.get("copy_gbs") is not None:
-        low, high = values["copy_gbs"]
-        values["copy_gbs"] = (float(low), float(high))
+        values["copy_gbs"] = _copy_range(values["copy_gbs"])
     return Gpu(**values)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+def _copy_range(value: Any) -> tuple[float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(_is_positive(v) for v in value):
+        raise RefusedError(f"GPU copy_gbs {value!r}", "two positive numbers, least and greatest", "give both")
+    return float(min(value)), float(max(value))
+
+
+def _is_positive(value: Any, whole: bool = False) -> bool:
+    kinds = (int,) if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 @lru_cache(maxsize=1)
@@ -132,6 +144,8 @@ def get_gpu(gpu: str | Gpu) -> Gpu:
     """The GPU of a key; upper case, spaces and underscores do not matter. A :class:`Gpu` passes through."""
     if isinstance(gpu, Gpu):
         return gpu
+    if not isinstance(gpu, str):
+        raise RefusedError(f"GPU {gpu!r}", "the name of a GPU", "one of " + ", ".join(gpu_names()))
     key = gpu.lower().replace(" ", "").replace("_", "-")
     aliases = {"orin": "agx-orin", "jetson-agx-orin": "agx-orin", "4090": "rtx4090", "5090": "rtx5090"}
     key = aliases.get(key, key.replace("rtx-", "rtx"))

@@ -86,7 +86,7 @@ class Pattern:
         dilation: int | Sequence[int] = 1,
         causal: bool | Sequence[bool] = False,
     ) -> None:
-        shape = (layout,) if isinstance(layout, int) else tuple(layout)
+        shape = (layout,) if np.ndim(layout) == 0 else tuple(layout)  # type: ignore[arg-type]
         if not 1 <= len(shape) <= 3:
             raise RefusedError(
                 f"a layout of {len(shape)} axes", "1, 2 or 3 axes", "flatten or split the layout"
@@ -204,7 +204,7 @@ class Pattern:
             other = axis_mask(axis)
             size = mask.shape[0] * other.shape[0]
             mask = (mask[:, None, :, None] & other[None, :, None, :]).reshape(size, size)
-        if additional_kv:
+        if tiles.check_additional(additional_kv):
             mask = np.concatenate([mask, np.ones((self.tokens, additional_kv), dtype=np.bool_)], axis=1)
         return mask
 
@@ -234,7 +234,7 @@ class Pattern:
             counts: IntArray = touched.sum(axis=1, dtype=np.int64)
         else:
             counts = tiles.group_products(self.axes, self.axis_counts(q_shape, kv_shape, tiling))
-        counts = counts + -(-additional_kv // prod(kv_shape))
+        counts = counts + -(-tiles.check_additional(additional_kv) // prod(kv_shape))
         return counts
 
     def visited_q_tiles(self, q_tile: Any, kv_tile: Any, tiling: str = "static") -> IntArray:

@@ -48,20 +48,24 @@ class Problem:
     natten_version: str = "0.20"
 
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "heads_kv", "batch"):
-            if getattr(self, name) < 1:
-                raise RefusedError(f"{name} {getattr(self, name)}", "at least 1", f"correct {name}")
+        for name in ("heads", "head_dim", "heads_kv", "batch", "additional_kv"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+                raise RefusedError(f"{name} {value!r}", "an integer", f"correct {name}")
+            if value < (name != "additional_kv"):
+                expected = "0 or more" if name == "additional_kv" else "at least 1"
+                raise RefusedError(f"{name} {value}", expected, f"correct {name}")
+        if not isinstance(self.backward, bool):
+            raise RefusedError(f"backward {self.backward!r}", "true or false", "correct backward")
         if self.heads % self.heads_kv:
             raise RefusedError(
                 f"{self.heads} heads with {self.heads_kv} KV heads",
                 "a divisor of the heads",
                 "correct heads_kv",
             )
-        if self.additional_kv < 0:
-            raise RefusedError(f"additional_kv {self.additional_kv}", "0 or more", "correct additional_kv")
-        if self.dtype not in DTYPE_BYTES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPE_BYTES:
             raise RefusedError(f"dtype {self.dtype!r}", "one of " + ", ".join(DTYPE_BYTES), "correct dtype")
-        if self.natten_version not in PERMUTE_SPEEDUP:
+        if not isinstance(self.natten_version, str) or self.natten_version not in PERMUTE_SPEEDUP:
             raise RefusedError(
                 f"NATTEN version {self.natten_version!r}",
                 "one of " + ", ".join(PERMUTE_SPEEDUP),

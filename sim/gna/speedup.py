@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hwattn.sim.gna import sparsity
+from hwattn.sim.gna.tiles import check_additional
 
 if TYPE_CHECKING:
     from hwattn.sim.gna.pattern import Pattern
@@ -91,6 +92,7 @@ def measure_speedup(
         dense = -(-pattern.tokens // prod(inner))
     else:
         dense = prod(-(-length // extent) for length, extent in zip(pattern.layout, inner, strict=True))
+    check_additional(additional_kv)
     extra = 0 if backward else -(-additional_kv // prod(kv_shape))
     pairs = pattern.unmasked_pairs + pattern.tokens * additional_kv
     reasons = (

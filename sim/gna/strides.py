@@ -29,10 +29,16 @@ def axis_strides(
         smaller one, but the kernel is faster without a mask.
     """
     lengths = set(axis.group_lengths().tolist())
+    # some query sees a whole window, so no stride visits fewer tiles than that
+    bound = -(-axis.window // kv_tile)
     kept: list[int] = []
     fewest = None
     plain = None
     for stride in range(1, axis.window + 1):
+        if fewest == bound and (not unmasked or plain is not None or axis.window % kv_tile):
+            break
+        if fewest == bound and stride % q_tile:
+            continue
         candidate = replace(axis, stride=stride)
         visits = max(int(axis_visits(candidate, n, q_tile, kv_tile, tiling).max()) for n in lengths)
         if fewest is None or visits < fewest:

@@ -37,6 +37,13 @@ def expand(document: Any) -> list[dict[str, Any]]:
     runs = document.get("runs") or [{}]
     if not isinstance(runs, list) or not all(isinstance(run, Mapping) for run in runs):
         raise RefusedError("runs that are not a list of mappings", "a list of runs", "see docs/gna.md")
+    for name, part in [
+        ("defaults", defaults),
+        ("grid", grid),
+        *(("grid", run.get("grid") or {}) for run in runs),
+    ]:
+        if not isinstance(part, Mapping):
+            raise RefusedError(f"{name} that is not a mapping", "fields and values", "see docs/gna.md")
     expanded = []
     for number, run in enumerate(runs):
         where = f"run {number}"

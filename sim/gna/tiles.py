@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwattn.sim.gna.axis import Axis, IntArray, axis_windows, group_windows, window_ends, window_starts
+from hwattn.spec.errors import RefusedError
 
 TILINGS = ("static", "dynamic", "flat")
 
@@ -81,6 +82,13 @@ def axis_visits_backward(axis: Axis, n: int, q_tile: int, kv_tile: int, tiling: 
     else:
         counts = -(-high // q_tile) - low // q_tile
     return np.where((high > low) & (first_key < n), counts, 0).astype(np.int64)
+
+
+def check_additional(additional_kv: int) -> int:
+    """Refuse a negative number of extra context tokens."""
+    if additional_kv < 0:
+        raise RefusedError(f"additional_kv {additional_kv}", "0 or more", "correct additional_kv")
+    return additional_kv
 
 
 def group_products(axes: Sequence[Axis], per_axis: Sequence[Sequence[IntArray]]) -> IntArray:

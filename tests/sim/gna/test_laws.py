@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hwattn.sim.gna import Pattern
 from hwattn.sim.gna.axis import leaders
 from hwattn.sim.gna.counting import count_visits
-from hwattn.sim.gna.explain import explain
+from hwattn.sim.gna.explanation import explain
 from hwattn.sim.gna.parallel import axis_halo
 from hwattn.sim.gna.sparsity import axis_skips_mask, kernel_skips_mask
 from hwattn.spec.errors import RefusedError
