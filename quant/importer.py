@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_NO_SOFTMAX = "remove the softmax from the model's end: return logits"
+
+
 @dataclass(frozen=True)
 class MappedNode:
     """An ONNX node and what it became: names of graph nodes, or how it was folded away."""
@@ -155,6 +158,9 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
             if base is not None:
                 outputs.append((number, base, _shape(value)))
         except Refusal as refusal:
+            if refusal.node is not None:
+                refused.setdefault(refusal.node, refusal)
+                continue
             refused_outputs.append(
                 RefusedNode(model.graph.output[number].name, "output", refusal.reason, refusal.remedy)
             )
@@ -199,7 +205,7 @@ def _output(steps: Walk, value: object) -> Base | None:
     if not isinstance(value, Activation):
         raise Refusal("it is not the result of a layer", remedy)
     if isinstance(value.base, GateBase):
-        raise Refusal("it is a softmax, or the weights of a gate", "remove the softmax from the model's end")
+        raise Refusal("it is a softmax, or the weights of a gate", _NO_SOFTMAX, value.node)
     tokens = tokens_of(steps.context, value)
     batch, rows = steps.context.batch, int(np.prod(value.shape[1:-1]))
     if tokens.rows is not None or value.shape[0] != batch or rows != tokens.base.tokens:

@@ -52,11 +52,10 @@ class Context:
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
         """Evaluate one node on arrays; an input that is not there is None."""
-        evaluator = ReferenceEvaluator(node, opsets={"": self.opset})
         feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
         try:
             with np.errstate(all="ignore"):
-                results = evaluator.run(None, feeds)
+                results = self._evaluator(node, list(feeds)).run(None, feeds)
         except MemoryError:
             raise
         except Exception as error:
@@ -65,6 +64,14 @@ class Context:
                 "check the model with onnx.checker and onnxruntime; only the batch axis may be dynamic",
             ) from error
         return [np.asarray(result) for result in results]
+
+    def _evaluator(self, node: onnx.NodeProto, inputs: list[str]) -> ReferenceEvaluator:
+        # a graph, because the evaluator takes a bare node at the newest operator set
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = onnx.helper.make_graph(
+            [node], "node", [onnx.ValueInfoProto(name=name) for name in inputs], outputs
+        )
+        return ReferenceEvaluator(graph, opsets={"": self.opset})
 
     def whole(self, base: Base) -> Activation:
         """All of a base, as (batch, tokens, features)."""

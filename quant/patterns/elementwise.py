@@ -24,7 +24,7 @@ from hwattn.quant.onnx_values import (
 from hwattn.quant.patterns import attention, layernorm, mixture
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.pointwise import BINARY, UNARY, samples, simplify
-from hwattn.quant.patterns.tokens import Tokens, fold, settle_curve, tokens_of, tokenwise
+from hwattn.quant.patterns.tokens import Tokens, fold, placed, settle_curve, tokens_of, tokenwise
 
 
 def unary(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -35,11 +35,12 @@ def unary(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         if step is None:
             raise Refusal(f"{node.op_type} within a LayerNorm", "write LayerNorm as torch exports it")
         return [step]
-    if not isinstance(x, Activation) or x.offset is not None:
+    if not isinstance(x, Activation):
         raise Refusal(
             f"{node.op_type} of something else than the result of a layer",
             "apply activations to the result of a linear layer",
         )
+    x = placed(context, x)
     with np.errstate(all="ignore"):
         curve = np.asarray(UNARY[node.op_type](node, samples(x.curve)))
     return [Activation(x.base, x.shape, x.index, simplify(curve), None, context.node)]
@@ -52,8 +53,9 @@ def clip(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         attribute(node, name, default) if value is None else _scalar(value)
         for name, value, default in (("min", low, -np.inf), ("max", high, np.inf))
     ]
-    if not isinstance(x, Activation) or x.offset is not None or None in bounds:
+    if not isinstance(x, Activation) or None in bounds:
         raise Refusal("Clip of something else than the result of a layer", "clip only within an activation")
+    x = placed(context, x)
     curve = np.clip(samples(x.curve), bounds[0], bounds[1])
     return [Activation(x.base, x.shape, x.index, simplify(curve), None, context.node)]
 
@@ -147,10 +149,7 @@ def _with_constant(context: Context, op: str, x: Activation, constant: Known, *,
             f"a constant of shape {constant.arrays[0].shape} widens a tensor of shape {x.shape}",
             "use constants that broadcast to the tensor",
         )
-    if x.offset is not None:
-        raise Refusal(
-            f"{op} on constant tokens and patches together", "scale patches before the class token joins"
-        )
+    x = placed(context, x)
     if scalar is not None:
         pair = (scalar, samples(x.curve)) if swapped else (samples(x.curve), scalar)
         with np.errstate(all="ignore"):
@@ -232,7 +231,9 @@ def _vector(x: Activation, constant: NDArray[np.generic]) -> NDArray[np.float64]
 
 
 def _two_activations(context: Context, op: str, left: Activation, right: Activation) -> Activation:
-    if left.same_elements(right) and left.offset is None:
+    if left.same_elements(right):
+        if left.offset is not None:
+            left = right = placed(context, left)
         with np.errstate(all="ignore"):
             curve = np.asarray(BINARY[op](samples(left.curve), samples(right.curve)))
         return Activation(left.base, left.shape, left.index, simplify(curve), None, context.node)

@@ -102,6 +102,16 @@ def tokenwise(context: Context, base: Base, like: Tokens) -> Activation:
     return Activation(base, shape, index, node=context.node)
 
 
+def placed(context: Context, x: Activation) -> Activation:
+    """Patches among constant tokens as the result of a patch embedding; other tensors as they are."""
+    if x.offset is None:
+        return x
+    tokens = tokens_of(context, x)
+    made = tokenwise(context, tokens.base, tokens)
+    made.node = x.node
+    return made
+
+
 def settle_curve(context: Context, x: Activation) -> Activation:
     """Turn the element-wise function of a tensor into a scaled layer or a layer's activation."""
     if x.curve is None:
@@ -277,10 +287,9 @@ def rows_of(context: Context, base: Base, start: int, stop: int) -> Base:
 
 def place_patches(context: Context, x: Activation) -> PatchBase:
     """Patches and constant tokens (N, tokens, dim) as one patch embedding."""
+    x = settle_curve(context, x)
     conv = x.base
     assert isinstance(conv, ConvBase)
-    if x.curve is not None:
-        raise Refusal("an element-wise function follows the patch embedding", "remove it", x.node)
     if len(x.shape) != 3 or x.shape[0] != context.batch or x.shape[2] != conv.features:
         raise Refusal(
             f"patches reach it as a tensor of shape {x.shape}",
