@@ -201,7 +201,13 @@ class Plan:
                     self._demand(name, (start, stop))
 
     def _need_form(self, name: str, form: Form, group: int | None = None) -> None:
-        stored = self.source(name)
+        stored, first = self.root(name)
+        if form is Form.COLUMNS and first:
+            raise RefusedError(
+                f"{name}: the value of an attention starts at token {first} of another tensor",
+                "a value tensor of its own",
+                "compute the value from the tokens that attention sees",
+            )
         self.forms.setdefault(stored, set()).add(form)
         if group is not None and self.groups.setdefault(stored, group) != group:
             raise RefusedError(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from hwattn.compiler.emitter import Emitter, Place
 from hwattn.compiler.plan import Form, Plan
-from hwattn.spec.errors import RefusedError
 
 
 @dataclass
@@ -38,10 +37,4 @@ class Context:
         """Return where a tensor lies, seen through Rows."""
         stored, first = self.plan.root(name)
         place = self.places[stored, form]
-        if form is Form.COLUMNS and (first or place.origin):
-            raise RefusedError(
-                f"{name}: the value of an attention starts at token {first} of another tensor",
-                "a value tensor of its own",
-                "compute the value from the tokens that attention sees",
-            )
         return Place(place.base, place.stride, place.origin - first)
