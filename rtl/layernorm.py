@@ -1,0 +1,165 @@
+"""LayerNorm: exact integer sums, one reciprocal square root per row, no division."""
+
+from __future__ import annotations
+
+import numpy as np
+from amaranth.hdl import Assert, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.utils import ceil_log2, exact_log2
+from numpy.typing import NDArray
+
+from hwattn.rtl.commands import command_layout, command_stream
+from hwattn.rtl.interfaces import (
+    NORM_PARAM_BITS,
+    PARAM_ADDRESS_BITS,
+    entry_write,
+    norm_param_port,
+    read_port,
+    write_port,
+)
+from hwattn.rtl.layernorm_lanes import LayerNormLanes
+from hwattn.rtl.layernorm_scale import LayerNormScale
+from hwattn.rtl.layernorm_sums import LayerNormSums, elements_layout
+from hwattn.rtl.memory import block_ram
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import Norm
+
+DIM_LIMIT = 4096
+
+
+class LayerNorm(Component):
+    """The LayerNorm unit, and the norm memory.
+
+    Rows flow through three parts that work at the same time on different rows: sums, scale, and lanes. A buffer holds the
+    elements of rows between the first and the last part, so that the activation memory is read once.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    params : ndarray of int64, shape (entries,), optional
+        Initial contents of the norm memory: 48 bits each, gamma (16 signed) above beta (32 signed), or the bias of a gate.
+
+    Members
+    -------
+    command : In(command_stream(Norm))
+        `param_base` must be a multiple of `norm_lanes`, and `dim` at most `norm_words` and 4096.
+    done, busy : Out(1)
+    act : Out(read_port(config)), act_write : Out(write_port(config))
+    param_write : In(entry_write(PARAM_ADDRESS_BITS, 48))
+        Always ready.
+    param : In(norm_param_port())
+        Reads for the router, answered while the unit is idle.
+
+    Latency
+    -------
+    One row takes ``max(B, 2 * G, 15)`` cycles in the long run (with `wide` at least ``3 * G``), G = ceil(dim / lanes) groups and
+    B = G * lanes / norm_lanes beats, plus 37 + B cycles for the first row, where nothing stalls.
+
+    Bit accuracy
+    ------------
+    ``hwattn.sim.model.layernorm.layer_norm``.
+    """
+
+    def __init__(self, config: AcceleratorConfig, params: NDArray[np.int64] | None = None) -> None:
+        self.config = config
+        self.params = np.zeros(0, np.int64) if params is None else params
+        if len(self.params) > config.norm_words:
+            raise ValueError(f"{len(self.params)} entries do not fit {config.norm_words}")
+        super().__init__(
+            {
+                "command": In(command_stream(Norm)),
+                "done": Out(1),
+                "busy": Out(1),
+                "act": Out(read_port(config)),
+                "act_write": Out(write_port(config)),
+                "param_write": In(entry_write(PARAM_ADDRESS_BITS, NORM_PARAM_BITS)),
+                "param": In(norm_param_port()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        command, groups = Signal(command_layout(Norm)), Signal(command_layout(Norm).members["dim"])
+        begin = Signal()
+        m.submodules.sums = sums = LayerNormSums(config)
+        m.submodules.scale = scale = LayerNormScale()
+        m.submodules.lanes = lanes = LayerNormLanes(config)
+        connect(m, sums.sums, scale.sums)
+        connect(m, scale.scale, lanes.scale)
+        connect(m, sums.act, flipped(self.act))
+        connect(m, lanes.act_write, flipped(self.act_write))
+        m.d.comb += [
+            self.command.ready.eq(~self.busy),
+            self.done.eq(lanes.done),
+            scale.dim.eq(command.dim),
+            scale.epsilon.eq(command.epsilon),
+        ]
+        for part in (sums, lanes):
+            m.d.comb += [part.command.eq(command), part.begin.eq(begin), part.groups.eq(groups)]
+        accepted = self.command.valid & self.command.ready
+        dim = self.command.payload.dim
+        m.d.sync += begin.eq(accepted)
+        with m.If(accepted):
+            m.d.sync += [
+                command.eq(self.command.payload),
+                groups.eq((dim + (config.lanes - 1)) >> exact_log2(config.lanes)),
+                self.busy.eq(1),
+            ]
+        with m.If(begin):
+            fits = (command.dim != 0) & (command.dim <= min(DIM_LIMIT, config.norm_words))
+            m.d.sync += Assert(fits & (command.rows != 0) & (command.shift >= 9), "Norm outside its bounds")
+            if config.norm_lanes > 1:
+                aligned = command.param_base[: exact_log2(config.norm_lanes)] == 0
+                m.d.sync += Assert(aligned, "param_base must be a multiple of norm_lanes")
+        with m.If(self.done):
+            m.d.sync += self.busy.eq(0)
+        self._buffer(m, sums, lanes)
+        self._parameters(m, command, lanes)
+        return m
+
+    def _buffer(self, m: Module, sums: LayerNormSums, lanes: LayerNormLanes) -> None:
+        """Keep the elements of rows until their scale is known, in a ring."""
+        config = self.config
+        longest = -(-min(DIM_LIMIT, config.norm_words) // config.lanes) * (config.lanes // config.norm_lanes)
+        depth = 1 << ceil_log2(longest)
+        layout = elements_layout(config)
+        m.submodules.rows = memory = block_ram(layout.size, depth)
+        read, write = memory.read_port(), memory.write_port()
+        used = Signal(range(depth + 1))
+        step = sums.elements.valid & sums.elements.ready
+        m.d.comb += [
+            sums.elements.ready.eq(used != depth),
+            write.en.eq(step),
+            write.data.eq(sums.elements.payload),
+            read.en.eq(lanes.read),
+            lanes.elements.eq(read.data),
+        ]
+        put, get = Signal(range(depth)), Signal(range(depth))
+        m.d.comb += [write.addr.eq(put), read.addr.eq(get)]
+        m.d.sync += [put.eq(put + step), get.eq(get + lanes.read), used.eq(used + step - lanes.read)]
+
+    def _parameters(self, m: Module, command: data.View, lanes: LayerNormLanes) -> None:
+        """Hold entry i in memory ``i % norm_lanes``, so that a beat reads all its entries at once."""
+        width = self.config.norm_lanes
+        lane_bits = exact_log2(width)
+        depth = -(-self.config.norm_words // width)
+        entries = [int(value) & ((1 << NORM_PARAM_BITS) - 1) for value in self.params]
+        address = Mux(self.busy, (command.param_base >> lane_bits) + lanes.param_beat, self.param.addr >> lane_bits)
+        asked = Signal(lane_bits)
+        m.d.sync += asked.eq(self.param.addr)
+        m.d.comb += self.param_write.ready.eq(1)
+        for lane in range(width):
+            m.submodules[f"params_{lane}"] = memory = block_ram(NORM_PARAM_BITS, depth, entries[lane::width])
+            read, write = memory.read_port(), memory.write_port()
+            here = self.param_write.payload.addr[:lane_bits] == lane
+            m.d.comb += [
+                read.en.eq(1),
+                read.addr.eq(address),
+                lanes.params[lane].eq(read.data),
+                write.en.eq(self.param_write.valid & here),
+                write.addr.eq(self.param_write.payload.addr >> lane_bits),
+                write.data.eq(self.param_write.payload.data),
+            ]
+        m.d.comb += self.param.data.eq(lanes.params[asked])

@@ -1,0 +1,146 @@
+"""Reciprocal standard deviation of a row: normalization, a table and one Newton step, with one multiplier."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import Component, In, Out
+
+from hwattn.rtl.commands import command_layout
+from hwattn.rtl.layernorm_sums import SUM_BITS, sums_layout
+from hwattn.spec.isa import Norm
+from hwattn.spec.tables import RSQRT_FIRST, reciprocal_square_root_table
+
+VARIANCE_BITS = 54
+SIGNIFICAND_BITS = 16
+SHIFT_BITS = 5
+CHUNK = 14
+"""Bits in which long factors are taken."""
+
+
+def scale_layout() -> data.StructLayout:
+    """Return what normalizes a row: z = (D * x - total) * significand / 2**shift."""
+    return data.StructLayout({"total": signed(SUM_BITS), "significand": SIGNIFICAND_BITS, "shift": SHIFT_BITS})
+
+
+class LayerNormScale(Component):
+    """From the sums of a row to the factor that normalizes it.
+
+    Members
+    -------
+    dim, epsilon : In
+        Hold during a command.
+    sums : In(stream of sums_layout())
+    scale : Out(stream of scale_layout())
+
+    Latency
+    -------
+    14 cycles from `sums` valid to `scale` valid, if the scale before has been taken by then; one row in 14 cycles.
+
+    Bit accuracy
+    ------------
+    ``hwattn.sim.model.layernorm.reciprocal_square_root`` of ``dim * squares - total**2 + epsilon``.
+    """
+
+    def __init__(self) -> None:
+        members = command_layout(Norm).members
+        super().__init__(
+            {
+                "dim": In(members["dim"]),
+                "epsilon": In(members["epsilon"]),
+                "sums": In(stream.Signature(sums_layout())),
+                "scale": Out(stream.Signature(scale_layout())),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        table = reciprocal_square_root_table()
+        m.submodules.table = memory = Memory(
+            shape=SIGNIFICAND_BITS, depth=256, init=[0] * RSQRT_FIRST + [int(value) for value in table]
+        )
+        guess = memory.read_port()
+
+        left, right = Signal(signed(2 * CHUNK)), Signal(signed(20))
+        product = Signal(signed(2 * CHUNK + 20))
+        m.d.sync += product.eq(left * right)
+
+        total, squares = self.sums.payload.total, self.sums.payload.squares
+        row_total, significand = Signal.like(total), Signal(SIGNIFICAND_BITS)
+        # Intermediate sums may pass 54 bits; they are right modulo 2**56, and the last one fits
+        variance, half_left = Signal(VARIANCE_BITS + 2), Signal(SHIFT_BITS)
+        top = variance[36:VARIANCE_BITS]
+        m.d.comb += [guess.en.eq(1), guess.addr.eq(top[10:])]
+
+        def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
+            for shift in shifts:
+                empty = ~value[VARIANCE_BITS - shift : VARIANCE_BITS].any()
+                moved, count = Signal(VARIANCE_BITS, name=f"moved_{shift}"), Signal(SHIFT_BITS, name=f"count_{shift}")
+                m.d.comb += [
+                    moved.eq(Mux(empty, value << shift, value)),
+                    count.eq(counted + Mux(empty, shift // 2, 0)),
+                ]
+                value, counted = moved, count
+            return value, counted
+
+        with m.If(self.scale.ready):
+            m.d.sync += self.scale.valid.eq(0)
+        with m.FSM():
+            with m.State("squares_low"):
+                m.d.comb += [left.eq(squares[:CHUNK]), right.eq(self.dim)]
+                with m.If(self.sums.valid):
+                    m.next = "squares_middle"
+            with m.State("squares_middle"):
+                m.d.comb += [left.eq(squares[CHUNK : 2 * CHUNK]), right.eq(self.dim)]
+                m.d.sync += variance.eq(self.epsilon + product)
+                m.next = "squares_high"
+            with m.State("squares_high"):
+                m.d.comb += [left.eq(squares[2 * CHUNK :]), right.eq(self.dim)]
+                m.d.sync += variance.eq(variance + (product << CHUNK))
+                m.next = "total_low"
+            with m.State("total_low"):
+                m.d.comb += [left.eq(total), right.eq(total[:CHUNK])]
+                m.d.sync += variance.eq(variance + (product << 2 * CHUNK))
+                m.next = "total_high"
+            with m.State("total_high"):
+                m.d.comb += [left.eq(total), right.eq(total[CHUNK:].as_signed()), self.sums.ready.eq(1)]
+                m.d.sync += [variance.eq(variance - product), row_total.eq(total)]
+                m.next = "variance"
+            with m.State("variance"):
+                m.d.sync += [variance.eq(variance - (product << CHUNK)), half_left.eq(0)]
+                m.next = "coarse"
+            with m.State("coarse"):
+                value, count = shift_left(variance, half_left, (32, 16))
+                m.d.sync += [variance.eq(value), half_left.eq(count)]
+                m.next = "fine"
+            with m.State("fine"):
+                value, count = shift_left(variance, half_left, (8, 4, 2))
+                m.d.sync += [variance.eq(value), half_left.eq(count)]
+                m.next = "look_up"
+            with m.State("look_up"):
+                m.next = "square"
+            with m.State("square"):
+                m.d.comb += [left.eq(guess.data), right.eq(guess.data)]
+                m.next = "error"
+            with m.State("error"):
+                square = product >> 14
+                m.d.comb += [left.eq(top), right.eq(Mux(square >= 1 << 18, (1 << 18) - 1, square))]
+                m.next = "correction"
+            with m.State("correction"):
+                correction = (Const(3 * (1 << 34) + (1 << 17)) - product) >> 18
+                m.d.comb += [left.eq(guess.data), right.eq(correction)]
+                m.next = "significand"
+            with m.State("significand"):
+                rounded = (product + (1 << 16)) >> 17
+                m.d.sync += significand.eq(Mux(rounded > 65535, 65535, rounded))
+                m.next = "deliver"
+            with m.State("deliver"), m.If(~self.scale.valid | self.scale.ready):
+                m.d.sync += [
+                    self.scale.valid.eq(1),
+                    self.scale.payload.total.eq(row_total),
+                    self.scale.payload.significand.eq(significand),
+                    self.scale.payload.shift.eq(31 - half_left),
+                ]
+                m.next = "squares_low"
+        return m
