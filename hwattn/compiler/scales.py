@@ -14,8 +14,7 @@ from hwattn.spec.tables import ACTIVATION_FRACTION, ACTIVATION_INPUT_FRACTION, S
 
 ACCUMULATOR_LIMIT = 2**31
 GATE_SCORE_LIMIT = 2**47
-PROBABILITY_SUM_BITS = (16, 32)
-"""Bits of a softmax sum: at least one p16 of 2**15 or more is in it; 32 is the width of the sum."""
+PROBABILITY_MAX = 2**16 - 1
 
 Float64 = NDArray[np.float64]
 
@@ -100,26 +99,19 @@ def route_scaling(factor: float, where: str) -> tuple[int, Scaling]:
     return score_shift, scaling(wanted * 2.0**score_shift, where)
 
 
-def row_scaling(value_scale: float, result_scale: float, where: str) -> Scaling:
+def row_scaling(value_scale: float, result_scale: float, keys: int, where: str) -> Scaling:
     """Return the constants of a POST that divides by the softmax sum.
 
     The accumulator holds ``sum(p16 * v) / 256``, whatever `p_bits` is, and the reciprocal gives ``1 / sum(p16)``: so the factor
-    is 256 times the ratio of the scales.
-
-    Raises
-    ------
-    RefusedError
-        If the shift could leave 1..47 for a sum that can occur.
+    is 256 times the ratio of the scales. Its shift leaves room for the bits of the largest sum of `keys` probabilities; a factor
+    so small that it needs more is written with fewer bits.
     """
-    constants = scaling(256.0 * value_scale / result_scale, where)
-    low, high = PROBABILITY_SUM_BITS
-    if constants.shift + low - 1 < 1 or constants.shift + high > SHIFT_MAX:
-        raise RefusedError(
-            f"{where}: a value scale {value_scale / result_scale:.3g} times the result's",
-            f"a ratio whose shift lies in 1..{SHIFT_MAX - high}",
-            "calibrate again with images that the model is made for",
-        )
-    return constants
+    factor = 256.0 * value_scale / result_scale
+    constants = scaling(factor, where)
+    largest = SHIFT_MAX - min(32, (keys * PROBABILITY_MAX).bit_length())
+    if constants.shift <= largest:
+        return constants
+    return Scaling(math.floor(factor * 2.0**largest + 0.5), largest)
 
 
 def check_accumulators(weight: Int64, bias: Int64, limit: int, where: str) -> None:

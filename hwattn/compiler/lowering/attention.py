@@ -96,9 +96,8 @@ class AttentionLowering:
         )
 
     def _row_scaling(self, head: int) -> Scaling:
-        return row_scaling(
-            self._scale(self.node.inputs[2], head), self.context.plan.scale(self.node.name), self.node.name
-        )
+        value_scale = self._scale(self.node.inputs[2], head)
+        return row_scaling(value_scale, self.context.plan.scale(self.node.name), self.keys, self.node.name)
 
     def lower(self) -> None:
         """Emit S(0), then for each unit S(u+1), the softmax of u+1 and PV(u).
