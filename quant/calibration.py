@@ -37,7 +37,7 @@ class Statistics:
     whole : dict of str to ndarray of float32, shape (images, tokens, features)
         Queries, keys and values, with all tokens of a few images.
     peaks : dict of str to float
-        Largest magnitude of each tensor, over all tokens of all images (where it was divided: of the samples).
+        Largest magnitude of each tensor, over all tokens of all images (where it was changed: of the samples).
     """
 
     images: Float
@@ -51,14 +51,19 @@ class Statistics:
 
     def divided(self, factors: dict[str, NDArray[np.float32]]) -> Statistics:
         """Return these statistics with some tensors' features divided by factors, by tensor."""
-        samples = dict(self.samples)
-        whole = dict(self.whole)
-        peaks = dict(self.peaks)
-        for name, factor in factors.items():
-            samples[name] = [rows / factor for rows in samples[name]]
+        return self._changed(factors, np.divide)
+
+    def moved(self, offsets: dict[str, NDArray[np.float32]]) -> Statistics:
+        """Return these statistics with offsets subtracted from some tensors' features, by tensor."""
+        return self._changed(offsets, np.subtract)
+
+    def _changed(self, operands: dict[str, NDArray[np.float32]], change: np.ufunc) -> Statistics:
+        samples, whole, peaks = dict(self.samples), dict(self.whole), dict(self.peaks)
+        for name, operand in operands.items():
+            samples[name] = [change(rows, operand) for rows in samples[name]]
             peaks[name] = max(float(np.abs(rows).max(initial=0.0)) for rows in samples[name])
             if name in whole:
-                whole[name] = whole[name] / factor
+                whole[name] = change(whole[name], operand)
         return Statistics(self.images, samples, whole, peaks)
 
     def inputs(self, node: Node) -> Float:

@@ -1,7 +1,8 @@
 """Scale migration: factors per channel moved between a tensor and the weights that read it.
 
 The float graph computes the same; quantized, its channels use their range better (SmoothQuant, arXiv 2211.10438, equation 4,
-with the strength chosen for each tensor).
+with the strength chosen for each tensor). Keys are centred besides: what all keys have in common changes no softmax
+(SageAttention, arXiv 2410.02367, section 4.2).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from hwattn.quant.calibration import Statistics, choose_scale, fake
 from hwattn.spec.graph import Attention, Float, Graph, LayerNorm, Linear, MixtureOfExperts, Node, Rows
 
-_STRENGTHS = np.linspace(0.0, 1.0, 11)
 _ROWS = 1024
 
 
@@ -33,11 +33,21 @@ def migrate(graph: Graph, statistics: Statistics) -> tuple[Graph, Statistics]:
     Statistics
         Of that graph.
     """
-    changed: dict[str, NDArray[np.float32]] = {}
     nodes = dict(graph.by_name)
+    statistics = _center_keys(graph, nodes, statistics)
+    changed: dict[str, NDArray[np.float32]] = {}
+    for node in graph.nodes:
+        if isinstance(node, Attention) and _own_operand(graph, node, 0) and _own_operand(graph, node, 1):
+            query, key = node.inputs[:2]
+            factors = _balance(statistics.rows(query), statistics.rows(key), node.heads)
+            for name, by in ((query, np.reciprocal(factors)), (key, factors)):
+                nodes[name] = _divided(nodes[name], by)
+                changed[name] = by
     outputs = {output.tensor for output in graph.outputs}
     for node in graph.nodes:
-        if not (isinstance(node, LayerNorm) or (isinstance(node, Attention) and _only_value(graph, node))):
+        if not (
+            isinstance(node, LayerNorm) or (isinstance(node, Attention) and _own_operand(graph, node, 2))
+        ):
             continue
         readers = _readers(graph, node.name)
         weights = [weight for reader in readers for weight in _matrices(nodes[reader.name])]
@@ -68,16 +78,57 @@ def _readers(graph: Graph, name: str) -> list[Node]:
     return found
 
 
-def _only_value(graph: Graph, node: Attention) -> bool:
-    """Whether an attention's value is made by a linear layer for it alone."""
-    name = node.inputs[2]
+def _own_operand(graph: Graph, node: Attention, position: int) -> bool:
+    """Whether an attention's query (0), key (1) or value (2) is made by a linear layer for that alone."""
+    name = node.inputs[position]
     source = graph.by_name.get(name)
     return (
         isinstance(source, Linear)
         and source.activation is None
         and _readers(graph, name) == [node]
-        and name not in node.inputs[:2]
+        and node.inputs.count(name) == 1
+        and all(output.tensor != name for output in graph.outputs)
     )
+
+
+def _center_keys(graph: Graph, nodes: dict[str, Node], statistics: Statistics) -> Statistics:
+    """Move the mean of the keys out of the key's bias; `nodes` is changed, the new statistics are returned."""
+    means: dict[str, NDArray[np.float32]] = {}
+    for node in graph.nodes:
+        if isinstance(node, Attention) and _own_operand(graph, node, 1):
+            key = nodes[node.inputs[1]]
+            assert isinstance(key, Linear)
+            means[key.name] = statistics.rows(key.name).mean(axis=0)
+            nodes[key.name] = dataclasses.replace(key, bias=key.bias - means[key.name])
+    return statistics.moved(means)
+
+
+def _balance(query: Float, key: Float, heads: int) -> NDArray[np.float32]:
+    """Factor of each channel, by which keys are divided and queries multiplied, for the least error of the scores."""
+    reach_q, reach_k = (np.maximum(np.abs(rows).max(axis=0), 1e-6) for rows in (query, key))
+    power_q, power_k = (np.square(rows, dtype=np.float64).mean(axis=0) for rows in (query, key))
+
+    def noise(factors: NDArray[np.float32]) -> float:
+        # q and k have one scale per head; the error of one meets the power of the other
+        step_q, step_k = (
+            np.square(reach.reshape(heads, -1).max(axis=1))
+            for reach in (reach_q * factors, reach_k / factors)
+        )
+        met_q = (power_q * np.square(factors)).reshape(heads, -1).sum(axis=1)
+        met_k = (power_k / np.square(factors)).reshape(heads, -1).sum(axis=1)
+        return float((step_q * met_k + step_k * met_q).sum())
+
+    choices = [np.ones(len(reach_q), np.float32), *_strengths(reach_k, reach_q)]
+    return min(choices, key=noise)
+
+
+def _strengths(reach: Float, steep: Float) -> list[NDArray[np.float32]]:
+    """Factors from all in the weights (or queries) to all in the tensor (or keys), with a geometric mean of 1."""
+    found = []
+    for strength in np.linspace(0.0, 1.0, 11):
+        exponents = float(strength) * np.log(reach) - float(1 - strength) * np.log(steep)
+        found.append(np.exp(exponents - exponents.mean()).astype(np.float32))
+    return found
 
 
 def _matrices(node: Node) -> list[Float]:
@@ -93,16 +144,9 @@ def _factors(rows: Float, weights: list[Float]) -> NDArray[np.float32]:
     """Factor of each channel, by which the tensor is divided and the weights are multiplied."""
     reach = np.maximum(np.abs(rows).max(axis=0), 1e-6)
     steep = np.maximum(np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0), 1e-6)
-    best = np.ones(len(reach), np.float32)
     sample = rows[:: max(1, len(rows) // _ROWS)]
-    least = _error(sample, weights, best)
-    for strength in _STRENGTHS:
-        factors = np.exp(strength * np.log(reach) - (1 - strength) * np.log(steep))
-        factors = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
-        error = _error(sample, weights, factors)
-        if error < least:
-            best, least = factors, error
-    return best
+    choices = [np.ones(len(reach), np.float32), *_strengths(reach, steep)]
+    return min(choices, key=lambda factors: _error(sample, weights, factors))
 
 
 def _error(rows: Float, weights: list[Float], factors: NDArray[np.float32]) -> float:

@@ -14,6 +14,7 @@ from hwattn.quant.migration import migrate
 from hwattn.quant.norm import norm_epsilon, norm_parameters
 from hwattn.quant.reference import expert_hidden, linear, route
 from hwattn.quant.roles import Role, check_roles, tensor_roles
+from hwattn.quant.saturation import saturation_warnings
 from hwattn.quant.weights import quantize_matrix, round_weights
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
@@ -59,11 +60,14 @@ class Quantization:
         The float graph that the model's tensors correspond to: the given one after scale migration.
     residual_sqnr_db : float
         The worst that int16 rounding alone does to a tensor of the residual stream.
+    warnings : tuple of str
+        Layers that leave the machine's ranges on the calibration images, a sentence each.
     """
 
     model: QuantizedModel
     graph: Graph
     residual_sqnr_db: float
+    warnings: tuple[str, ...]
 
 
 def quantize(
@@ -81,7 +85,7 @@ def quantize(
     source : str
         SHA-256 of the float ONNX file, kept in the model.
     migration : bool
-        Move scales between LayerNorm, values and the weights that follow.
+        Move scales between LayerNorm, queries, keys, values and weights, and centre keys.
 
     Raises
     ------
@@ -110,7 +114,7 @@ def quantize(
         work.scales,
         source,
     )
-    return Quantization(model, graph, sqnr)
+    return Quantization(model, graph, sqnr, saturation_warnings(graph, statistics))
 
 
 def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]) -> tuple[float, float]:

@@ -69,13 +69,16 @@ def run(args: argparse.Namespace, out: Output) -> int:
         f"({RESIDUAL_SQNR_MIN:.0f} needed)."
     )
     out.print(f"Wrote {args.output} ({size / 1024:.0f} KiB), calibrated with {len(images)} images.")
-    _warn(layers, out)
+    warnings = [*made.warnings, *_weak(layers)]
+    for warning in warnings:
+        out.warn(warning)
     out.result(
         {
             "model": source.name,
             "file": args.output,
             "bytes": size,
             "calibration_images": len(images),
+            "warnings": warnings,
             "residual_sqnr_db": made.residual_sqnr_db,
             "layers": [
                 {"name": layer.name, "kind": layer.kind, "sqnr_db": layer.sqnr_db} for layer in layers
@@ -85,9 +88,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _warn(layers: tuple[LayerReport, ...], out: Output) -> None:
-    weak = [layer.name for layer in layers if layer.sqnr_db < WEAK_SQNR]
-    if weak:
-        out.warn(
-            f"under {WEAK_SQNR:.0f} dB: {', '.join(weak)}; more or more typical calibration images may help"
-        )
+def _weak(layers: tuple[LayerReport, ...]) -> list[str]:
+    names = [layer.name for layer in layers if layer.sqnr_db < WEAK_SQNR]
+    if not names:
+        return []
+    return [f"under {WEAK_SQNR:.0f} dB: {', '.join(names)}; more or more typical calibration images may help"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ def test_migration_keeps_the_function_and_helps_uneven_channels() -> None:
     graph, images = make_graph(5, spread=1.5), make_images()
     moved, statistics = migrate(graph, collect(graph, images))
     values, other = evaluate(graph, images, 1), evaluate(moved, images, 1)
-    for name in ("q", "proj", "fc1", "mixture", "dense"):
+    for name in ("proj", "fc1", "mixture", "dense"):
         np.testing.assert_allclose(other[name], values[name], rtol=1e-3, atol=1e-4)
     assert not np.allclose(other["norm2"], values["norm2"], rtol=0.1)
     np.testing.assert_allclose(statistics.peaks["norm2"], np.abs(other["norm2"]).max(), rtol=1e-4)
@@ -182,6 +183,42 @@ def test_migration_keeps_the_function_and_helps_uneven_channels() -> None:
     )
     assert with_it["fc2"] > without["fc2"] + 1
     assert with_it["proj"] > without["proj"]
+
+
+def test_keys_are_centred_and_balanced_against_queries() -> None:
+    graph, images = make_graph(6), make_images()
+    key, query = graph.by_name["k"], graph.by_name["q"]
+    assert isinstance(key, Linear) and isinstance(query, Linear)
+    uneven = np.float32([1, 30, 1, 1] * HEADS)
+    graph = replaced(graph, "k", weight=key.weight * uneven[:, None], bias=key.bias + np.float32(20))
+    graph = replaced(graph, "q", weight=query.weight / uneven[:, None], bias=query.bias / uneven)
+    moved, statistics = migrate(graph, collect(graph, images))
+    values, other = evaluate(graph, images, 0), evaluate(moved, images, 0)
+    np.testing.assert_allclose(other["proj"], values["proj"], rtol=1e-3, atol=1e-3)
+    assert np.abs(other["k"].mean(axis=(0, 1))).max() < 0.01 * other["k"].std()
+    reach = np.abs(statistics.rows("k")).max(axis=0)
+    assert reach.max() / reach.min() < 10
+    with_it, without = (
+        {layer.name: layer.sqnr_db for layer in measure(made.graph, made.model, make_images(64, seed=12))}
+        for made in (quantize(graph, images, "m"), quantize(graph, images, "m", migration=False))
+    )
+    assert with_it["attend"] > without["attend"] + 3
+
+
+def test_ranges_of_the_machine_are_watched(made: Quantization) -> None:
+    assert made.warnings == ()
+    graph = make_graph()
+    key, fc1 = graph.by_name["k"], graph.by_name["fc1"]
+    mixture = graph.by_name["mixture"]
+    assert isinstance(key, Linear) and isinstance(fc1, Linear) and isinstance(mixture, MixtureOfExperts)
+    graph = replaced(graph, "k", weight=key.weight * np.float32(100))
+    graph = replaced(graph, "fc1", bias=fc1.bias - np.float32(40))
+    loud = dataclasses.replace(mixture.experts[2], fc1_bias=np.full(8, 50, np.float32))
+    graph = replaced(graph, "mixture", experts=(*mixture.experts[:2], loud, mixture.experts[3]))
+    scores, dense, experts = quantize(graph, make_images(), "m").warnings
+    assert re.match(r"attend: attention scores reach \d+ and saturate at 89; ", scores)
+    assert re.match(r"fc1: inputs of its activation reach 4\d and saturate at 32; ", dense)
+    assert re.match(r"mixture: inputs of its activation reach 5\d and saturate at 32; ", experts)
 
 
 def test_migration_leaves_a_shared_value_alone() -> None:
