@@ -50,13 +50,13 @@ def run(*command, cwd):
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
-    """Source archive, made from a copy of the checkout, and the wheel, made from the source archive."""
+    """Source archive, made from a copy of the checkout, the wheel, made from the source archive, and what they must hold."""
     folder = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT, folder / "checkout", symlinks=True, ignore=LEFT_BEHIND)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", cwd=folder / "checkout")
     (source,) = (folder / "dist").glob("*.tar.gz")
     (wheel,) = (folder / "dist").glob("*.whl")
-    return source, wheel
+    return source, wheel, shipped_files(folder / "checkout")
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def installed(archives, tmp_path_factory):
     return folder
 
 
-def shipped_files():
-    """What the wheel must hold, by its name in the wheel."""
-    rooms = [(ROOT / room, f"hwattn/{room}") for room in LINKED]
-    rooms += [(ROOT / "hwattn" / room, f"hwattn/{room}") for room in OWN]
+def shipped_files(checkout):
+    """What the wheel must hold of a checkout, by its name in the wheel."""
+    rooms = [(checkout / room, f"hwattn/{room}") for room in LINKED]
+    rooms += [(checkout / "hwattn" / room, f"hwattn/{room}") for room in OWN]
     return {
         f"{prefix}/{path.relative_to(folder)}"
         for folder, prefix in rooms
@@ -89,7 +89,7 @@ def test_wheel_holds_real_files_of_every_room(archives):
     with zipfile.ZipFile(archives[1]) as wheel:
         entries = wheel.infolist()
     names = {entry.filename for entry in entries}
-    assert shipped_files() - names == set()
+    assert archives[2] - names == set()
     assert {name.split("/")[0] for name in names} == {"hwattn", "hwattn-0.1.0.dist-info"}
     assert {"hwattn-0.1.0.dist-info/licenses/LICENSE", "hwattn-0.1.0.dist-info/licenses/NOTICE"} <= names
     for entry in entries:
@@ -100,7 +100,7 @@ def test_source_archive_holds_real_files_of_every_room(archives):
     with tarfile.open(archives[0]) as source:
         members = source.getmembers()
     names = {member.name.partition("/")[2] for member in members}
-    assert shipped_files() - names == set()
+    assert archives[2] - names == set()
     assert [member.name for member in members if member.issym() or member.islnk()] == []
 
 
