@@ -1,4 +1,4 @@
-"""The post-processing unit's model: against integers of unlimited size, and its error against float."""
+"""The post-processing unit's model: against integers of unlimited size."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ def test_activation_equals_the_reference(name):
     random = np.random.default_rng(3)
     v = np.concatenate([np.arange(-300, 300), random.integers(-131072, 131072, 4000), [-131072, 131071]])
     assert activate(v, table).tolist() == [reference_activate(int(x), table) for x in v]
-
-
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_activation_error_over_the_whole_input_range(name):
-    v = np.arange(-131072, 131072)
-    found = activate(v, activation_table(name)) / 2.0**19
-    exact = np.array([ACTIVATIONS[name][0](x / 4096) for x in v.tolist()])
-    error = np.abs(found - exact).max()
-    print(f"{name}: max abs error {error:.2e} on all 2**18 inputs")
-    # half a unit of the table's knots, half of the interpolation's rounding: 2**-19
-    limits = {"gelu": 3e-5, "gelu_tanh": 3e-5, "silu": 7e-5, "quick_gelu": 7e-5, "softplus": 7e-5}
-    assert error <= limits.get(name, 3e-5)
 
 
 def test_activation_obeys_its_symmetry():

@@ -1,4 +1,4 @@
-"""The softmax unit's model: against integers of unlimited size, and its error against float."""
+"""The softmax unit's model: against integers of unlimited size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hwattn.sim.model.softmax import bytes8, high_low, probabilities, softmax_block, visible_keys
-from hwattn.spec.numbers import quantize_multiplier
 from hwattn.spec.tables import exponential_table
 
 TABLE = [int(entry) for entry in exponential_table()]
@@ -83,33 +82,3 @@ def test_bytes():
     high, low = high_low(p16)
     assert (high.astype(int) * 256 + low == p16).all()
     assert probabilities(np.array([0, 256 * 17, 256 * 18, 10**6])).tolist() == [65535, 1, 0, 0]
-
-
-def softmax_error(random, p_bits):
-    """Largest error against the float softmax over score ranges and key counts up to 197."""
-    worst, worst_sum = 0.0, 0.0
-    for keys in (1, 2, 17, 65, 129, 197):
-        for spread in (0, 0.1, 1, 4, 12, 18):
-            # a score is acc * scale, within the +-88 that y can hold; scale is as coarse as int8 operands of a 64-wide head make it
-            scale = max(spread, 1) / 2**18
-            acc = np.round(random.normal(size=(64, keys)) * spread / scale).astype(np.int64)
-            multiplier, shift = quantize_multiplier(scale * np.log2(np.e) * 256)
-            state = np.zeros(64, np.int64)
-            block = softmax_block(acc, multiplier, shift, state, state, True, np.ones((64, keys), bool))
-            numerator = block.p16 if p_bits == 16 else bytes8(block.p16).astype(int) * 256
-            found = numerator / block.total[:, None]
-            exact = np.exp((acc - acc.max(axis=1, keepdims=True)) * scale)
-            exact /= exact.sum(axis=1, keepdims=True)
-            worst = max(worst, np.abs(found - exact).max())
-            worst_sum = max(worst_sum, np.abs(found.sum(axis=1) - 1).max())
-    return worst, worst_sum
-
-
-def test_error_against_float():
-    error16, sum16 = softmax_error(np.random.default_rng(1), 16)
-    error8, sum8 = softmax_error(np.random.default_rng(1), 8)
-    print(
-        f"softmax, up to 197 keys, max abs error: p16 {error16:.2e} (row sums off by {sum16:.1e}), p8 {error8:.2e} ({sum8:.1e})"
-    )
-    assert error16 <= 2e-3 and sum16 <= 1e-9
-    assert error8 <= 5e-3
