@@ -36,7 +36,7 @@ ACCUMULATOR_BANKS = 2
 
 @dataclass(frozen=True)
 class Access:
-    """Locations that an instruction reads, and those that it writes (or uses alone)."""
+    """Locations that an instruction reads, and those that it writes (or uses alone); some may be listed twice."""
 
     reads: Locations
     writes: Locations
@@ -132,7 +132,7 @@ class AccessMap:
         first, last = starts // lanes, (starts + length - 1) // lanes
         span = np.arange(int((last - first).max(initial=0)) + 1)
         words = first[..., None] + span
-        return np.unique(words[words <= last[..., None]])
+        return words[words <= last[..., None]]
 
     def _rows(self, one: Post) -> Locations:
         return np.arange(*self._routed) if one.scatter else np.arange(one.rows)
@@ -143,8 +143,7 @@ class AccessMap:
         bank = self._bank(one.acc_base, one.columns)
         if one.format == Format.COLUMNS:
             starts = one.base + np.arange(one.columns) * one.stride * lanes
-            written = np.unique((starts[:, None] + self._rows(one)) // lanes)
-            return state, [bank, written]
+            return state, [bank, ((starts[:, None] + self._rows(one)) // lanes).reshape(-1)]
         int8 = one.format == Format.INT8
         words = ceil_div(one.columns, lanes) if int8 else int16_words(one.columns, lanes)
         written = _runs(one.base + self._rows(one) * one.stride, words)
@@ -164,7 +163,7 @@ def _run(base: int, words: int) -> Locations:
 
 
 def _runs(starts: Locations, words: int) -> Locations:
-    return np.unique(starts[:, None] + np.arange(words))
+    return (starts[:, None] + np.arange(words)).reshape(-1)
 
 
 def _grid(base: int, outer: tuple[int, int], inner: tuple[int, int]) -> Locations:
@@ -174,7 +173,7 @@ def _grid(base: int, outer: tuple[int, int], inner: tuple[int, int]) -> Location
 
 
 def _union(parts: list[Locations]) -> Locations:
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 class LastAccess:

@@ -120,8 +120,9 @@ class TaskCheck:
                 raise _defect(f"{self._describe(index)} is not ordered after {self._describe(int(before))}")
 
     def _check_written(self, index: int, access: Access) -> None:
-        exclusive = np.isin(access.reads, access.writes) & (access.reads >= self.accesses.states)
-        unknown = access.reads[~self.written[access.reads] & ~exclusive]
+        unknown = access.reads[~self.written[access.reads]]
+        if unknown.size:
+            unknown = unknown[(unknown < self.accesses.states) | ~np.isin(unknown, access.writes)]
         if unknown.size:
             raise _defect(
                 f"{self._describe(index)} reads {self.accesses.name(int(unknown[0]))}, which nothing has written"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any, ClassVar
 
 INSTRUCTION_BITS = 256
@@ -319,8 +320,14 @@ class Field:
     signed: bool
 
 
-def fields(kind: type[Instruction]) -> list[Field]:
+def fields(kind: type[Instruction]) -> tuple[Field, ...]:
     """List the fields of an instruction after the operation code, in order of their bits."""
+    return _fields(kind.opcode)
+
+
+@cache
+def _fields(opcode: Opcode) -> tuple[Field, ...]:
+    kind = INSTRUCTIONS[opcode]
     placed, offset = [], OPCODE_BITS
     for entry in dataclasses.fields(kind):
         bits = entry.metadata["bits"]
@@ -328,7 +335,7 @@ def fields(kind: type[Instruction]) -> list[Field]:
         offset += bits
     if offset > INSTRUCTION_BITS:
         raise ValueError(f"{kind.__name__} has {offset} bits, more than {INSTRUCTION_BITS}")
-    return placed
+    return tuple(placed)
 
 
 def encode(instruction: Instruction) -> int:
@@ -371,11 +378,20 @@ def decode(word: int) -> Instruction:
     return kind(**values)
 
 
+_NAMES: dict[str, type[IntEnum]] = {"memory": Memory, "format": Format, "stage2": Stage2}
+
+
 def disassemble(instruction: Instruction) -> str:
-    """Write an instruction as one line: its name and every field that is not zero."""
-    shown = " ".join(
-        f"{field.name}={getattr(instruction, field.name)}"
-        for field in fields(type(instruction))
-        if getattr(instruction, field.name)
-    )
-    return f"{type(instruction).__name__.upper():8} {shown}".rstrip()
+    """Write an instruction as one line: its name and every field that is not zero, queues and choices by name."""
+    shown = []
+    for field in fields(type(instruction)):
+        value = int(getattr(instruction, field.name))
+        if not value:
+            continue
+        text = str(value)
+        if field.name in ("pop", "push"):
+            text = "+".join(queue.name for queue in Queue if value >> queue & 1)
+        elif field.name in _NAMES and value in set(_NAMES[field.name]):
+            text = _NAMES[field.name](value).name
+        shown.append(f"{field.name}={text}")
+    return f"{type(instruction).__name__.upper():8} {' '.join(shown)}".rstrip()

@@ -186,7 +186,7 @@ def test_gathers_count_as_all_routed_tokens() -> None:
         acc_base=CONFIG.acc_columns,
     )
     _, _, access = AccessMap(CONFIG).walk([route, second, scatter])
-    assert access.writes.tolist() == [40, 41, 44, 45, 48, 49, queues - 5]
+    assert sorted(access.writes.tolist()) == [40, 41, 44, 45, 48, 49, queues - 5]
 
 
 def test_image_patches_are_read_where_they_lie() -> None:
@@ -205,7 +205,7 @@ def test_image_patches_are_read_where_they_lie() -> None:
         n2=1,
     )
     (access,) = AccessMap(CONFIG).walk([patches])
-    assert access.reads.tolist() == [0, 1, 2, 3]
+    assert set(access.reads.tolist()) == {0, 1, 2, 3}
 
 
 def handmade(instructions: list[Instruction]) -> Program:

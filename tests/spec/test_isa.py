@@ -16,6 +16,7 @@ from hwattn.spec.isa import (
     Halt,
     Instruction,
     Matmul,
+    Post,
     Softmax,
     decode,
     disassemble,
@@ -76,3 +77,6 @@ def test_unknown_operation_code() -> None:
 def test_disassemble_shows_the_fields_that_are_set() -> None:
     assert disassemble(Softmax(keys=17, mask_low=-3, slot=2)) == "SOFTMAX  keys=17 slot=2 mask_low=-3"
     assert disassemble(Halt()) == "HALT"
+    post = Post(pop=0b0011, push=0b1000, stage2=2, format=3, rows=4)
+    assert disassemble(post) == "POST     pop=LOAD+MATRIX push=NORM rows=4 stage2=GATE format=RESIDUAL"
+    assert disassemble(Post(stage2=3)) == "POST     stage2=3"
