@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from amaranth.hdl import Assert, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2, exact_log2
@@ -43,7 +43,7 @@ class LayerNorm(Component):
     Members
     -------
     command : In(command_stream(Norm))
-        `param_base` must be a multiple of `norm_lanes`, and `dim` at most `norm_words` and 4096.
+        `dim` is at most `norm_words` and 4096.
     done, busy : Out(1)
     act : Out(read_port(config)), act_write : Out(write_port(config))
     param_write : In(entry_write(PARAM_ADDRESS_BITS, 48))
@@ -53,8 +53,9 @@ class LayerNorm(Component):
 
     Latency
     -------
-    One row takes ``max(B, 2 * G, 15)`` cycles in the long run (with `wide` at least ``3 * G``), G = ceil(dim / lanes) groups and
-    B = G * lanes / norm_lanes beats, plus 37 + B cycles for the first row, where nothing stalls.
+    ``36 + B + max(B, 2 * G - 1) + (rows - 1) * max(B, 2 * G, 14)`` cycles from acceptance to `done`, and 2 more with `wide`, for G = ceil(dim / lanes)
+    groups and B = G * lanes / norm_lanes beats, where nothing stalls, the buffer (of `norm_words` elements, rounded up to a power of
+    two) holds some rows, and with `wide` ``lanes / norm_lanes`` is at least 3.
 
     Bit accuracy
     ------------
@@ -110,9 +111,6 @@ class LayerNorm(Component):
         with m.If(begin):
             fits = (command.dim != 0) & (command.dim <= min(DIM_LIMIT, config.norm_words))
             m.d.sync += Assert(fits & (command.rows != 0) & (command.shift >= 9), "Norm outside its bounds")
-            if config.norm_lanes > 1:
-                aligned = command.param_base[: exact_log2(config.norm_lanes)] == 0
-                m.d.sync += Assert(aligned, "param_base must be a multiple of norm_lanes")
         with m.If(self.done):
             m.d.sync += self.busy.eq(0)
         self._buffer(m, sums, lanes)
@@ -146,9 +144,11 @@ class LayerNorm(Component):
         lane_bits = exact_log2(width)
         depth = -(-self.config.norm_words // width)
         entries = [int(value) & ((1 << NORM_PARAM_BITS) - 1) for value in self.params]
-        address = Mux(self.busy, (command.param_base >> lane_bits) + lanes.param_beat, self.param.addr >> lane_bits)
-        asked = Signal(lane_bits)
-        m.d.sync += asked.eq(self.param.addr)
+        outputs = []
+        first = Signal(PARAM_ADDRESS_BITS)  # entry of lane 0
+        m.d.comb += first.eq(
+            Mux(self.busy, command.param_base + (lanes.param_beat << lane_bits), self.param.addr)
+        )
         m.d.comb += self.param_write.ready.eq(1)
         for lane in range(width):
             m.submodules[f"params_{lane}"] = memory = block_ram(NORM_PARAM_BITS, depth, entries[lane::width])
@@ -156,10 +156,14 @@ class LayerNorm(Component):
             here = self.param_write.payload.addr[:lane_bits] == lane
             m.d.comb += [
                 read.en.eq(1),
-                read.addr.eq(address),
-                lanes.params[lane].eq(read.data),
+                read.addr.eq((first + (width - 1 - lane)) >> lane_bits),
                 write.en.eq(self.param_write.valid & here),
                 write.addr.eq(self.param_write.payload.addr >> lane_bits),
                 write.data.eq(self.param_write.payload.data),
             ]
-        m.d.comb += self.param.data.eq(lanes.params[asked])
+            outputs.append(read.data)
+        turned = Signal(lane_bits)
+        m.d.sync += turned.eq(first)
+        for lane in range(width):
+            m.d.comb += lanes.params[lane].eq(Array(outputs)[(turned + lane)[:lane_bits]])
+        m.d.comb += self.param.data.eq(lanes.params[0])

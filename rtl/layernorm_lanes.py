@@ -54,9 +54,9 @@ class LayerNormLanes(Component):
     elements : In(elements_layout(config))
         That beat, one cycle later.
     param_beat : Out
-        Entry group of the norm memory: beat of the row.
+        Beat of the row whose parameters are needed.
     params : In(data.ArrayLayout(NORM_PARAM_BITS, norm_lanes))
-        Its entries, one cycle later.
+        Those parameters, one cycle later.
     act_write : Out(write_port(config))
     done : Out(1)
 
@@ -217,5 +217,3 @@ class LayerNormLanes(Component):
             m.d.sync += [each.eq(command.target) for each in (target, target_row)]
             m.d.sync += [each.eq(command.wide_target) for each in (wide_target, wide_row)]
             m.d.sync += [group.eq(0), row.eq(0)]
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -21,7 +21,9 @@ CHUNK = 14
 
 def scale_layout() -> data.StructLayout:
     """Return what normalizes a row: z = (D * x - total) * significand / 2**shift."""
-    return data.StructLayout({"total": signed(SUM_BITS), "significand": SIGNIFICAND_BITS, "shift": SHIFT_BITS})
+    return data.StructLayout(
+        {"total": signed(SUM_BITS), "significand": SIGNIFICAND_BITS, "shift": SHIFT_BITS}
+    )
 
 
 class LayerNormScale(Component):
@@ -76,7 +78,10 @@ class LayerNormScale(Component):
         def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
             for shift in shifts:
                 empty = ~value[VARIANCE_BITS - shift : VARIANCE_BITS].any()
-                moved, count = Signal(VARIANCE_BITS, name=f"moved_{shift}"), Signal(SHIFT_BITS, name=f"count_{shift}")
+                moved, count = (
+                    Signal(VARIANCE_BITS, name=f"moved_{shift}"),
+                    Signal(SHIFT_BITS, name=f"count_{shift}"),
+                )
                 m.d.comb += [
                     moved.eq(Mux(empty, value << shift, value)),
                     count.eq(counted + Mux(empty, shift // 2, 0)),

@@ -8,7 +8,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import Component, In, Out
-from amaranth.utils import exact_log2
 
 from hwattn.rtl.commands import command_layout
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, read_port
@@ -121,10 +120,18 @@ class LayerNormSums(Component):
         step = self.elements.valid & self.elements.ready
         last_group = index + 1 == self.groups
         free = (left == 0) | ((left == 1) & step)
-        joined = Cat(half for lane in range(lanes) for half in (low.word_select(lane, 8), words.r_data.word_select(lane, 8)))
+        joined = Cat(
+            half
+            for lane in range(lanes)
+            for half in (low.word_select(lane, 8), words.r_data.word_select(lane, 8))
+        )
         m.d.comb += words.r_en.eq(words.r_rdy & (~low_held | free))
         with m.If(step):
-            m.d.sync += [group.eq(group >> (ELEMENT_BITS * width)), left.eq(left - 1), feature.eq(feature + width)]
+            m.d.sync += [
+                group.eq(group >> (ELEMENT_BITS * width)),
+                left.eq(left - 1),
+                feature.eq(feature + width),
+            ]
             with m.If(left == 1):
                 m.d.sync += index.eq(Mux(last_group, 0, index + 1))
                 with m.If(last_group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal
@@ -12,7 +13,6 @@ from amaranth.utils import ceil_log2
 from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import (
     GROWTH_BITS,
-    WORD_ADDRESS_BITS,
     accumulator_port,
     growth_port,
     read_port,
@@ -54,6 +54,7 @@ class Matrix(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self.address_bits = ceil_log2(max(config.act_total_words, config.weight_words))
         super().__init__(
             {
                 "command": In(command_stream(Matmul)),
@@ -114,17 +115,17 @@ class Matrix(Component):
         Returns `step` (a word is asked for and granted), whether it is the `first` and the `last` of its row, its accumulator
         column, and whether it is the very last (`ended`).
         """
-        address, row_start, group_start = (Signal(WORD_ADDRESS_BITS) for _ in range(3))
+        address, row_start, group_start = (Signal(self.address_bits) for _ in range(3))
         word, inner, outer = Signal.like(command.words), Signal.like(command.n0), Signal.like(command.n1)
         column = Signal.like(command.acc_base)
         step, first, last, ended = Signal(), Signal(), Signal(), Signal()
-        next_row = (row_start + command.stride0)[:WORD_ADDRESS_BITS]
-        next_group = (group_start + command.stride1)[:WORD_ADDRESS_BITS]
+        next_row = (row_start + command.stride0)[: self.address_bits]
+        next_group = (group_start + command.stride1)[: self.address_bits]
         last_inner = inner + 1 == command.n0
         last_outer = outer + 1 == command.n1
 
         with m.If(setup):
-            start = command.base + command.expert * command.expert_stride
+            start = command.base + command.expert * command.expert_stride[: self.address_bits]
             m.d.sync += [each.eq(start) for each in (address, row_start, group_start)]
             m.d.sync += [word.eq(0), inner.eq(0), outer.eq(0), column.eq(command.acc_base)]
             m.d.sync += Assert((command.words != 0) & (command.n0 != 0) & (command.n1 != 0), "empty Matmul")
@@ -220,7 +221,7 @@ class Matrix(Component):
             pipeline[0].ended.eq(ended),
             pipeline[0].column.eq(column),
         ]
-        m.d.sync += [after.eq(before) for before, after in zip(pipeline, pipeline[1:], strict=False)]
+        m.d.sync += [after.eq(before) for before, after in pairwise(pipeline)]
         adding, reading, storing = pipeline[add_at], pipeline[add_at - 1], pipeline[add_at + 3]
         m.d.comb += self.done.eq(storing.ended)
 
@@ -248,7 +249,7 @@ class Matrix(Component):
                     row.read_addr[bank].eq(address),
                     row.store[bank].eq(stores),
                 ]
-        for index, row in enumerate(rows):
+        for row in rows:
             m.d.comb += [
                 row.add.eq(adding.add),
                 row.first.eq(adding.first),

@@ -20,7 +20,7 @@ PRODUCT_BITS = 17
 
 def tree_stages(lanes: int) -> int:
     """Registers of the adder tree over `lanes` products."""
-    return -(-ceil_log2(lanes) // TREE_LEVELS)
+    return -(-int(ceil_log2(lanes)) // TREE_LEVELS)
 
 
 class MatrixRow(Component):

@@ -89,14 +89,14 @@ class BankedMemory(Component):
             granted = grant(
                 m, [port.request.valid & (bank_of(port.request.payload) == bank) for port in reads]
             )
-            for index, (port, bit) in enumerate(zip(reads, granted, strict=True)):
+            for index, bit in enumerate(granted):
                 m.d.comb += read_ready[index][bank].eq(bit)
             m.d.comb += [
                 read.en.eq(Cat(granted).any()),
                 read.addr.eq(select(granted, [port.request.payload[:index_bits] for port in reads])),
             ]
             granted = grant(m, [port.valid & (bank_of(port.payload.addr) == bank) for port in writes])
-            for index, (port, bit) in enumerate(zip(writes, granted, strict=True)):
+            for index, bit in enumerate(granted):
                 m.d.comb += write_ready[index][bank].eq(bit)
             m.d.comb += [
                 write.en.eq(select(granted, [port.payload.mask for port in writes])),
