@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwattn.quant.onnx_file import OnnxModel, read_onnx
-from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
+from hwattn.quant.onnx_graph import check_finite, make_nodes, name_bases, reachable
 from hwattn.quant.onnx_interpreter import Walk, walk
 from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown, Value
 from hwattn.quant.patterns.tokens import Tokens, tokens_of
@@ -171,6 +171,7 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
     nodes: tuple[Node, ...] = ()
     try:
         nodes = make_nodes(bases, names, model.image, steps.context.tasks)
+        check_finite(nodes)
     except Refusal as refusal:
         last = len(model.graph.node) - 1
         refused.setdefault(last if refusal.node is None else refusal.node, refusal)

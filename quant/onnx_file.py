@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from hwattn.spec.errors import RefusedError
 
+MAX_IMAGE = 2**28
+"""Largest number of channels * height * width."""
+
 _EXPECTED = "an ONNX model of a Vision Transformer"
 _REMEDY = "export it again with torch.onnx.export"
 
@@ -62,15 +65,24 @@ def read_onnx(path: Path) -> OnnxModel:
     """
     model = _load(path)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except RuntimeError as error:
+            raise RefusedError(
+                f"the functions of {path} cannot be inlined ({_first_line(error)})", _EXPECTED, _REMEDY
+            ) from error
     graph = model.graph
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     initializers = _initializers(path, graph)
     inputs = [value for value in graph.input if value.name not in initializers]
     image, image_shape, batch = _image_input(path, inputs)
     task, task_shape = _task_input(path, [value for value in inputs if value.name != image])
-    if not graph.output:
-        raise RefusedError(f"{path} has no output", "logits as outputs", _REMEDY)
+    if len(graph.output) < (1 if task is None else 2):
+        raise RefusedError(
+            f"{path} has {len(graph.output)} outputs{'' if task is None else f' and a task input {task!r}'}",
+            "logits as outputs; with a task input, one output for each of several tasks",
+            "return the logits of every task, in the order of the tasks",
+        )
     return OnnxModel(graph, opset, initializers, image, image_shape, batch, task, task_shape)
 
 
@@ -153,6 +165,12 @@ def _image_input(
             "let only the batch axis be dynamic when exporting",
         )
     channels, height, width = (int(size.dim_value) for size in sizes)
+    if channels * height * width > MAX_IMAGE:
+        raise RefusedError(
+            f"the input {images[0].name!r} of {path} has {channels * height * width} numbers",
+            f"at most {MAX_IMAGE}",
+            "export the model for smaller images",
+        )
     return images[0].name, (channels, height, width), int(batch.dim_value) or None
 
 

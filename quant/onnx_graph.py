@@ -49,6 +49,16 @@ def make_nodes(bases: Sequence[Base], names: dict[int, str], image: str, tasks: 
     return tuple(_node(base, names, image, tasks) for base in bases)
 
 
+def check_finite(nodes: Sequence[Node]) -> None:
+    """Refuse weights that are not finite."""
+    for node in nodes:
+        parts = [node, *(node.experts if isinstance(node, MixtureOfExperts) else ())]
+        for part in parts:
+            for value in vars(part).values():
+                if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                    raise Refusal(f"the weights of {node.name} hold infinity or NaN", "train the model again")
+
+
 def _node(base: Base, names: dict[int, str], image: str, tasks: int) -> Node:
     name = names[base.order]
     inputs = tuple(names[source.order] for source in base.sources)

@@ -154,12 +154,25 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
     handler = HANDLERS.get(op)
     if handler is None:
         raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
-    return handler(context, node, inputs)
+    try:
+        return handler(context, node, inputs)
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
+        raise Refusal(
+            f"its inputs or attributes do not fit each other ({error})",
+            "check the model with onnx.checker and onnxruntime",
+        ) from error
 
 
 def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     """Evaluate a node that depends on constants and the task only."""
     known = [value for value in inputs if isinstance(value, Known)]
+    if node.op_type == "Gather" and len(known) == 2 and len(known[0].arrays) == 1 < len(known[1].arrays):
+        size = known[0].array.shape[attribute(node, "axis", 0)]
+        if size != context.tasks:
+            raise Refusal(
+                f"a table for {size} tasks is indexed by the task, but the model has {context.tasks} outputs",
+                "give the model one output for each task, in the order of the tasks",
+            )
     count = max((len(value.arrays) for value in known), default=1)
     results: list[list[NDArray[Any]]] = []
     for task in range(count):

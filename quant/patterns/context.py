@@ -12,6 +12,9 @@ from onnx.reference import ReferenceEvaluator
 
 from hwattn.quant.onnx_values import Activation, Base, Refusal, Value
 
+MAX_ELEMENTS = 2**31 - 1
+"""Largest number of elements of a tensor: their indices are int32."""
+
 B = TypeVar("B", bound=Base)
 
 
@@ -39,6 +42,8 @@ class Context:
 
     def new(self, kind: type[B], **fields: Any) -> B:
         """Make a base, numbered after all others."""
+        if self.batch * fields["tokens"] * fields["features"] > MAX_ELEMENTS:
+            raise Refusal(f"a tensor of {fields['tokens']} tokens is too large", "use fewer tokens")
         base = kind(order=len(self.bases), **fields)
         self.made_by[base.order] = self.node
         self.bases.append(base)

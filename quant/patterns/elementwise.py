@@ -115,7 +115,7 @@ def _scale_scores(op: str, left: Value, right: Value) -> Value:
         match op:
             case "Mul":
                 return attention.scaled(scores, factor)
-            case "Div" if scores is left:
+            case "Div" if scores is left and factor != 0:
                 return attention.scaled(scores, 1 / factor)
             case "Add" | "Sub" if factor == 0 and scores is left:
                 return scores
@@ -136,6 +136,8 @@ def _total(context: Context, op: str, left: Value, right: Value) -> Value:
 
 
 def _with_constant(context: Context, op: str, x: Activation, constant: Known, *, swapped: bool) -> Value:
+    if constant.arrays[0].dtype.kind != "f":
+        raise Refusal(f"{op} of activations and {constant.arrays[0].dtype}", "export the model in float32")
     if len(constant.arrays) == 1 and isinstance(x.base, ConvBase) and op in ("Add", "Sub"):
         return _offset(context, op, x, constant.array, swapped=swapped)
     scalar = constant.scalar

@@ -62,10 +62,12 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         raise Refusal("TopK that does not take the largest over the last axis", _REMEDY)
     k = int(np.ravel(context.constant(inputs[1], "k"))[0])
     if isinstance(x.base, GateBase) and x.base.stage == "softmax" and x.curve is None:
-        tokens, logits, normalized = tokens_of(context, x), x.base.logits, True
+        tokens, logits, normalized = _routing_tokens(context, x), x.base.logits, True
     else:
         tokens = tokens_of(context, x)
         logits, normalized = _logits(tokens), False
+    if not 1 <= k <= logits.features:
+        raise Refusal(f"TopK takes {k} of {logits.features} experts", _REMEDY)
     base = context.new(
         GateBase,
         tokens=logits.tokens,
@@ -122,7 +124,7 @@ def scatter(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) 
     if not ours or updates.curve is not None or data.array.shape != choice.logits_shape:
         raise Refusal("the weights scattered are not those that TopK chose", _REMEDY)
     assert isinstance(base, GateBase)
-    tokens = tokens_of(context, updates)
+    tokens = _routing_tokens(context, updates)
     fill = data.scalar
     if base.normalized and fill == 0:
         stage = "gates"
@@ -236,6 +238,14 @@ def _logits(tokens: Tokens) -> LinearBase:
             "remove a softmax from the model's end (return logits); let gates be one linear layer",
         )
     return base
+
+
+def _routing_tokens(context: Context, x: Activation) -> Tokens:
+    """The tokens of a step of routing, which must be all of them."""
+    tokens = tokens_of(context, x)
+    if tokens.base is not x.base:
+        raise Refusal("routing of some of the tokens", "route all tokens, then slice")
+    return tokens
 
 
 def _next(

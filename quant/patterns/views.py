@@ -25,6 +25,8 @@ def view(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         )
     known = [None if a is None else context.constant(a, f"an argument of {node.op_type}") for a in arguments]
     index = context.run(node, [x.full_index(), *known])
+    if not all(part.size for part in index):
+        raise Refusal("its result is empty", "check the bounds of slices and splits")
     offset: list[Float] = context.run(node, [x.offset, *known]) if x.offset is not None else []
     return [
         Activation(
