@@ -21,6 +21,7 @@ WHOLE_IMAGES = 4
 """Images of which queries, keys and values are kept whole."""
 
 _SEED = 0
+_SCALE_VALUES = 200_000
 _INT8_MAX = 127
 
 
@@ -140,15 +141,19 @@ def _subset(rows: Float, count: int, rng: np.random.Generator) -> Float:
     return rows[np.sort(rng.choice(len(rows), count, replace=False))]
 
 
-def choose_scale(values: Float, smallest: float = 0.3, limit: int = _INT8_MAX) -> float:
+def choose_scale(
+    values: Float, smallest: float = 0.3, importance: Float | None = None, limit: int = _INT8_MAX
+) -> float:
     """Scale of a tensor that leaves the least mean square error, clipping included.
 
     Parameters
     ----------
-    values : ndarray of float32
-        Samples of the tensor; any shape.
+    values : ndarray of float32, shape (rows, features)
+        Samples of the tensor.
     smallest : float
         Lower end of the ranges tried, as a fraction of the largest magnitude; 1 forbids clipping.
+    importance : ndarray of float32, shape (features,), optional
+        What a squared error of each feature counts; all the same by default.
     limit : int
         Largest integer.
 
@@ -157,13 +162,16 @@ def choose_scale(values: Float, smallest: float = 0.3, limit: int = _INT8_MAX) -
     float
         Range / limit; 1 / limit for a tensor that is zero.
     """
-    flat = np.abs(np.asarray(values, np.float32).ravel())
-    peak = float(flat.max(initial=0.0))
+    peak = float(np.abs(values).max(initial=0.0))
     if peak == 0.0:
         return 1.0 / limit
-    flat = flat[:: max(1, flat.size // 100_000)]
+    sample = values[:: max(1, values.size // _SCALE_VALUES)]
+    weight = np.ones(values.shape[-1], np.float32) if importance is None else importance
     candidates = peak / limit * np.linspace(1.0, smallest, 29 if smallest < 1 else 1)
-    errors = [float(np.square(fake(flat, scale, limit) - flat).mean()) for scale in candidates]
+    errors = [
+        float((np.square(fake(sample, scale, limit) - sample).mean(axis=0) * weight).sum())
+        for scale in candidates
+    ]
     return float(candidates[int(np.argmin(errors))])
 
 

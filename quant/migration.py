@@ -131,6 +131,11 @@ def _strengths(reach: Float, steep: Float) -> list[NDArray[np.float32]]:
     return found
 
 
+def reading_matrices(graph: Graph, name: str) -> list[Float]:
+    """int8 weights (out, in) that multiply a tensor, also through a choice of rows."""
+    return [weight for reader in _readers(graph, name) for weight in _matrices(reader)]
+
+
 def _matrices(node: Node) -> list[Float]:
     """int8 weights that multiply a node's input."""
     if isinstance(node, Linear):

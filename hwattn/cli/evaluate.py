@@ -15,7 +15,7 @@ from hwattn.spec.graph import Attention, Graph, MixtureOfExperts, Rows
 from hwattn.spec.numbers import Int64
 from hwattn.spec.quantized import QuantizedModel
 
-BATCH = 64
+BATCH = 256
 """Images computed at once."""
 
 Float = NDArray[np.float32]

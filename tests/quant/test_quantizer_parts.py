@@ -75,20 +75,27 @@ def test_norm_epsilon_bounds() -> None:
 
 
 def test_choose_scale_clips_an_outlier_unless_forbidden() -> None:
-    values = np.random.default_rng(0).normal(0, 1, 20000).astype(np.float32)
+    values = np.random.default_rng(0).normal(0, 1, (20000, 1)).astype(np.float32)
     values[0] = 12.0
     clipped, whole = choose_scale(values), choose_scale(values, smallest=1.0)
     assert whole == pytest.approx(12 / 127)
     assert clipped < 0.95 * whole
     assert np.square(fake(values, clipped) - values).mean() < np.square(fake(values, whole) - values).mean()
-    assert choose_scale(np.zeros(5, np.float32)) == pytest.approx(1 / 127)
+    assert choose_scale(np.zeros((5, 2), np.float32)) == pytest.approx(1 / 127)
     assert choose_scale(np.zeros((0, 4), np.float32)) > 0
+
+
+def test_choose_scale_serves_the_features_that_count() -> None:
+    values = np.random.default_rng(1).normal(0, [1, 10], (5000, 2)).astype(np.float32)
+    alike = choose_scale(values)
+    assert choose_scale(values, importance=np.float32([1, 0])) < 0.5 * alike
+    assert choose_scale(values, importance=np.float32([0, 1])) == pytest.approx(alike, rel=0.1)
 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**31), size=st.floats(1e-6, 1e6))
 def test_choose_scale_follows_the_unit(seed: int, size: float) -> None:
-    values = np.random.default_rng(seed).normal(0, 1, 500).astype(np.float32)
+    values = np.random.default_rng(seed).normal(0, 1, (100, 5)).astype(np.float32)
     assert choose_scale((values * np.float32(size)).astype(np.float32)) == pytest.approx(
         choose_scale(values) * size, rel=0.05
     )
