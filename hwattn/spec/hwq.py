@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -89,7 +90,8 @@ def save_model(model: QuantizedModel, path: str | Path) -> None:
     """
     target = Path(path)
     tensors: dict[str, NDArray[Any]] = {}
-    header = {"version": VERSION, "model": _encode(model, "model", tensors)}
+    content = _encode(model, "model", tensors)
+    header = {"version": VERSION, "sha256": _digest(content, tensors), "model": content}
     data = save(tensors, {FORMAT: json.dumps(header)})
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
@@ -137,6 +139,8 @@ def load_model(path: str | Path) -> QuantizedModel:
                 f"version {VERSION}",
                 "make it again with this version of hwattn, or install the version that wrote it",
             )
+        if header["sha256"] != _digest(header["model"], tensors):
+            raise ValueError("its contents do not match its checksum")
         model = _decode(header["model"], tensors)
         if not isinstance(model, QuantizedModel):
             raise TypeError("the outermost value is no model")
@@ -154,6 +158,15 @@ def load_model(path: str | Path) -> QuantizedModel:
 
 def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _digest(content: Any, tensors: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of the JSON description and of all arrays."""
+    state = hashlib.sha256(json.dumps(content).encode())
+    for key in sorted(tensors):
+        state.update(f"{key} {tensors[key].dtype} {tensors[key].shape} ".encode())
+        state.update(tensors[key].tobytes())
+    return state.hexdigest()
 
 
 def _encode(value: Any, key: str, tensors: dict[str, NDArray[Any]]) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from hwattn.spec import hwq
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add, Output, Rows
 from hwattn.spec.hwq import FORMAT, VERSION, load_model, save_model
@@ -166,6 +167,24 @@ def test_newer_version(tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_every_changed_byte_of_the_contents_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.hwq"
+    save_model(make_model(), path)
+    whole = path.read_bytes()
+    for position in np.random.default_rng(0).integers(8, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(position % 7)
+        path.write_bytes(damaged)
+        with pytest.raises(RefusedError, match=r"is damaged|is no \.hwq file|holds no hwattn model"):
+            load_model(path)
+
+
+def write(path: Path, content: Any, tensors: dict[str, Any]) -> None:
+    """Write a file whose checksum is right, whatever its contents."""
+    header = {"version": VERSION, "sha256": hwq._digest(content, tensors), "model": content}
+    save_file(tensors, path, {FORMAT: json.dumps(header)})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -183,7 +202,14 @@ def test_newer_version(tmp_path: Path) -> None:
 )
 def test_damaged_header(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.hwq"
-    save_file({"x": np.zeros(3)}, path, {FORMAT: f'{{"version": {VERSION}, "model": {text}}}'})
+    save_file({"x": np.zeros(3)}, path, {FORMAT: text})
+    with pytest.raises(RefusedError, match="is damaged"):
+        load_model(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    write(path, content, {"x": np.zeros(3)})
     with pytest.raises(RefusedError, match="is damaged"):
         load_model(path)
 
@@ -200,16 +226,10 @@ def test_damaged_header(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_inconsistent_model(tmp_path: Path, old: str, new: str, message: str) -> None:
-    from hwattn.spec import hwq
-
     path = tmp_path / "m.hwq"
     tensors: dict[str, Any] = {}
     text = json.dumps(hwq._encode(make_model(), "model", tensors))
     assert old in text
-    save_file(
-        tensors,
-        path,
-        {FORMAT: json.dumps({"version": VERSION, "model": json.loads(text.replace(old, new, 1))})},
-    )
+    write(path, json.loads(text.replace(old, new, 1)), tensors)
     with pytest.raises(RefusedError, match=message):
         load_model(path)
