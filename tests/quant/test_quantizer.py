@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwattn.compiler import compile_model
 from hwattn.quant.calibration import collect
 from hwattn.quant.migration import migrate
 from hwattn.quant.quantizer import Quantization, quantize
@@ -16,6 +17,8 @@ from hwattn.quant.reference import evaluate, route
 from hwattn.quant.report import measure
 from hwattn.quant.roles import Role, check_roles, tensor_roles
 from hwattn.quant.simulate import simulate, wide_tensors
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.config import load_preset
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
     Add,
@@ -31,7 +34,13 @@ from hwattn.spec.graph import (
     Rows,
 )
 from hwattn.spec.numbers import GATE_LIMIT
-from hwattn.spec.quantized import QuantizedLayerNorm, QuantizedLinear, QuantizedMixture, QuantizedPatchEmbed
+from hwattn.spec.quantized import (
+    QuantizedAttention,
+    QuantizedLayerNorm,
+    QuantizedLinear,
+    QuantizedMixture,
+    QuantizedPatchEmbed,
+)
 
 DIM, HEADS, EXPERTS, TOKENS = 12, 3, 4, 5
 
@@ -324,3 +333,25 @@ def test_outliers_beyond_int16_are_refused() -> None:
     graph = replaced(graph, "mixture", experts=(loud, *mixture.experts[1:]))
     with pytest.raises(RefusedError, match="outliers in the residual stream .* expected at least 40 dB"):
         quantize(graph, make_images(), "m")
+
+
+@pytest.mark.parametrize(("seed", "tasks", "renormalize", "p_bits"), [(0, 1, True, 8), (1, 2, False, 16)])
+def test_the_compiled_program_computes_what_the_simulation_does(
+    seed: int, tasks: int, renormalize: bool, p_bits: int
+) -> None:
+    graph = make_graph(seed, tasks, renormalize)
+    model = quantize(graph, make_images(), "m").model
+    nodes = tuple(
+        dataclasses.replace(node, p_bits=p_bits) if isinstance(node, QuantizedAttention) else node
+        for node in model.nodes
+    )
+    model = dataclasses.replace(model, nodes=nodes)
+    executor, images = Executor(compile_model(model, load_preset("tiny"))), make_images(32, seed=14)
+    for task in range(tasks):
+        result, expected = executor.run(images, task), simulate(model, images, task)
+        for output in model.outputs:
+            if output.task in (None, task):
+                made, wanted = result.integers[output.name].ravel(), expected.tensors[output.tensor].ravel()
+                scale = model.scales[output.tensor][0]
+                # the simulation takes roots, quotients and activations in floating point: few roundings differ
+                assert np.mean(np.abs(made - np.rint(wanted / scale)) <= 1) > 0.9
