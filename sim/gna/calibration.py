@@ -80,7 +80,7 @@ def _busy_tiles(row: dict[str, Any], name: str) -> int:
     else:
         pattern = Pattern(row["problem_size"], row["window"], row["stride"])
         visits = pattern.visited_kv_tiles(row["q_tile"], row["kv_tile"])
-    return makespan(np.tile(visits + FILL_TILES, row["heads"]), sms, scheduler)
+    return makespan(visits + FILL_TILES, sms, scheduler, row["heads"])
 
 
 @lru_cache(maxsize=8)

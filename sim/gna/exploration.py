@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from hwattn.sim.gna.backends import Backend, backends_of, get_backend, tile_pairs
 from hwattn.sim.gna.calibration import FILL_TILES
 from hwattn.sim.gna.gpus import Gpu, get_gpu
-from hwattn.sim.gna.pattern import Pattern, per_axis
+from hwattn.sim.gna.pattern import Pattern
 from hwattn.sim.gna.projection import Problem, Projection, project_tiles
 from hwattn.sim.gna.sparsity import kernel_skips_mask
 from hwattn.sim.gna.speedup import Speedup, visit_statistics
 from hwattn.sim.gna.strides import pruned_strides
+from hwattn.sim.gna.tiles import MAX_TILES
 from hwattn.sim.gna.timing import kernel_model
 from hwattn.spec.errors import RefusedError
 
@@ -89,21 +91,22 @@ def windows_of_sparsity(layout: Sequence[int], sparsity: float, step: int = 8) -
     list of tuple of int
         At most ``MAX_WINDOWS``.
     """
+    layout = Pattern(layout, 2).layout
     if not 0 <= sparsity < 1:
         raise RefusedError(
             f"sparsity {sparsity}", "a number from 0 to below 1", "0.9 keeps a tenth of the keys"
         )
     extents = [sorted({*range(2, min(step, n), 2), *range(step, n + 1, step), n} - {0, 1}) for n in layout]
-    tokens, rank = prod(layout), len(layout)
-    side = (1 - sparsity) ** (1 / rank)
-    scored = []
-    for window in product(*extents):
-        miss = abs(1 - prod(window) / tokens - sparsity)
-        distortion = sum(abs(w / n - side) for w, n in zip(window, layout, strict=True))
-        scored.append((miss > SPARSITY_TOLERANCE, miss if miss > SPARSITY_TOLERANCE else distortion, window))
-    scored.sort()
-    near = [window for far, _, window in scored if not far]
-    return (near or [scored[0][2]])[:MAX_WINDOWS]
+    grids = np.meshgrid(*(np.array(axis, dtype=np.float64) for axis in extents), indexing="ij")
+    windows = np.stack([grid.ravel() for grid in grids], axis=1)
+    shares = windows / np.array(layout, dtype=np.float64)
+    side = (1 - sparsity) ** (1 / len(layout))
+    miss = np.abs(1 - shares.prod(axis=1) - sparsity)
+    near = np.flatnonzero(miss <= SPARSITY_TOLERANCE)
+    if not near.size:
+        near = np.array([int(np.argmin(miss))])
+    order = np.argsort(np.abs(shares[near] - side).sum(axis=1), kind="stable")
+    return [tuple(int(w) for w in windows[index]) for index in near[order][:MAX_WINDOWS]]
 
 
 def _combinations(
@@ -223,12 +226,9 @@ def search(
         heads, head_dim, heads if heads_kv is None else heads_kv, batch, dtype, 0, backward, natten_version
     )
     chosen = _search_backends(target, backend, all_backends, problem)
-    shape = tuple(layout) if isinstance(layout, Sequence) else (layout,)
-    windows = (
-        [window]
-        if window is not None
-        else windows_of_sparsity(per_axis(shape, len(shape), "layout"), sparsity or 0.0)
-    )
+    shape = Pattern(layout, 2).layout
+    windows = [window] if sparsity is None else windows_of_sparsity(shape, sparsity)
+    _check_size(shape, target, chosen, problem)
     found = list(_combinations(windows, shape, dilation, causal, target, chosen, problem))
     quick = [(_quick_ms(p, target, b, problem, tq, tkv), p.locality) for p, b, tq, tkv in found]
     order = sorted(range(len(found)), key=lambda index: quick[index][0])
@@ -251,6 +251,21 @@ def search(
     ]
     candidates.sort(key=lambda candidate: (candidate.projection.total_ms, -candidate.locality))
     return SearchResult(tuple(candidates), len(found))
+
+
+def _check_size(layout: Sequence[int], gpu: Gpu, backends: list[Backend], problem: Problem) -> None:
+    """Refuse a layout with more Q tiles than can be scheduled one by one, before any work."""
+    for backend in backends:
+        pairs = tile_pairs(
+            backend.name, len(layout), gpu.cc, problem.head_dim, problem.dtype, problem.backward
+        )
+        area = min(prod(q_tile) for q_tile, _ in pairs)
+        if prod(layout) > MAX_TILES * area:
+            raise RefusedError(
+                f"a layout of {prod(layout)} tokens for {backend.name}",
+                f"at most {MAX_TILES * area} tokens",
+                "shorten the layout",
+            )
 
 
 def _search_backends(gpu: Gpu, backend: str | None, all_backends: bool, problem: Problem) -> list[Backend]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
 from hwattn.sim.gna.axis import Axis
 from hwattn.sim.gna.backends import Backend, get_backend
 from hwattn.sim.gna.gpus import Gpu, get_gpu
@@ -203,8 +201,8 @@ def _by_sequence(
     for first, stop in _slabs(cut, q_tile[axis], gpus):
         part = [list(groups) for groups in counts]
         part[axis] = [groups[first:stop] for groups in counts[axis]]
-        visits = np.tile(group_products(pattern.axes, part), problem.heads * problem.batch)
-        kernel = max(kernel, model.time_ms(model.busy_tiles(visits)).value)
+        busy = model.busy_tiles(group_products(pattern.axes, part), problem.heads * problem.batch)
+        kernel = max(kernel, model.time_ms(busy).value)
         before, after = axis_halo(cut, first * reach, min(stop * reach, cut.length))
         halo = max(halo, before + after)
     alone = project_tiles(pattern, gpu, backend, problem, q_tile, kv_tile)

@@ -18,6 +18,7 @@ from hwattn.sim.gna.speedup import Speedup, measure_speedup
 from hwattn.spec.errors import RefusedError
 
 MAX_MASK_TOKENS = 1 << 16
+MAX_AXIS_TOKENS = 1 << 24
 
 
 def per_axis(value: Any, rank: int, name: str) -> tuple[int, ...]:
@@ -103,6 +104,10 @@ class Pattern:
         length, window = self.layout[index], self.window[index]
         stride, dilation = self.stride[index], self.dilation[index]
         where = f"axis {index}"
+        if length > MAX_AXIS_TOKENS:
+            raise RefusedError(
+                f"{where}: length {length}", f"at most {MAX_AXIS_TOKENS} tokens", "shorten the axis"
+            )
         if length < 2:
             raise RefusedError(
                 f"{where}: length {length}", "at least 2 tokens", "drop the axis from the layout"

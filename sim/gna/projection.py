@@ -135,10 +135,8 @@ class Projection:
 def dense_ms(gpu: Gpu, queries: int, keys: int, problem: Problem) -> Range:
     """Dense attention of ``queries`` to ``keys`` tokens, ms."""
     model, q_rows, kv_rows = dense_model(gpu, problem.head_dim, problem.dtype)
-    visits = np.full(
-        -(-queries // q_rows) * problem.heads * problem.batch, -(-keys // kv_rows), dtype=np.int64
-    )
-    time = model.time_ms(model.busy_tiles(visits))
+    q_tiles = -(-queries // q_rows) * problem.heads * problem.batch
+    time = model.time_ms(model.busy_tiles_dense(q_tiles, -(-keys // kv_rows)))
     if not problem.backward:
         return time
     return _backward(time)
@@ -204,7 +202,7 @@ def kernel_ms(
     masked = not kernel_skips_mask(pattern, q_tile, kv_tile, backend.tiling)
     model = kernel_model(gpu, backend, q_tile, kv_tile, problem.head_dim, problem.dtype, masked)
     visits = _visits(pattern, q_tile, kv_tile, backend.tiling, problem.backward)
-    time = model.time_ms(model.busy_tiles(np.tile(visits, problem.heads * problem.batch)))
+    time = model.time_ms(model.busy_tiles(visits, problem.heads * problem.batch))
     time = time.at_least(memory_floor_ms(pattern, gpu, problem))
     notes = model.notes
     if problem.backward:

@@ -9,6 +9,7 @@ import numpy as np
 from hwattn.sim.gna.axis import IntArray
 
 EXACT_BLOCKS = 1 << 18
+SCHEDULED_BLOCKS = 1 << 24
 
 
 def persistent_makespan(costs: IntArray, workers: int) -> int:
@@ -45,8 +46,21 @@ def greedy_makespan(costs: IntArray, workers: int) -> int:
     return int(max(free))
 
 
-def makespan(costs: IntArray, workers: int, scheduler: str) -> int:
-    """Makespan under a scheduler, "persistent" or "greedy"."""
+def makespan(costs: IntArray, workers: int, scheduler: str, copies: int = 1) -> int:
+    """Makespan of ``copies`` runs through the tiles (heads times batch), back to back.
+
+    Parameters
+    ----------
+    costs : ndarray of int64, shape (tiles,)
+    workers : int
+    scheduler : {"persistent", "greedy"}
+    copies : int
+        Beyond ``SCHEDULED_BLOCKS`` tiles in all the result is an upper bound, which is then next to exact.
+    """
+    if costs.size * copies > SCHEDULED_BLOCKS:
+        return -(-int(costs.sum()) * copies // workers) + int(costs.max())
+    if copies > 1:
+        costs = np.tile(costs, copies)
     return (
         persistent_makespan(costs, workers) if scheduler == "persistent" else greedy_makespan(costs, workers)
     )

@@ -11,6 +11,9 @@ from hwattn.sim.gna.pattern import Pattern
 from hwattn.sim.gna.sparsity import axis_is_block_sparse, axis_skips_mask
 from hwattn.sim.gna.tiles import axis_visits
 
+EVERY_STRIDE = 1024
+"""Up to here every stride is tried; beyond, multiples of the Q tile."""
+
 
 @lru_cache(maxsize=4096)
 def axis_strides(
@@ -37,7 +40,7 @@ def axis_strides(
     for stride in range(1, axis.window + 1):
         if fewest == bound and (not unmasked or plain is not None or axis.window % kv_tile):
             break
-        if fewest == bound and stride % q_tile:
+        if (fewest == bound or stride > EVERY_STRIDE) and stride % q_tile:
             continue
         candidate = replace(axis, stride=stride)
         visits = max(int(axis_visits(candidate, n, q_tile, kv_tile, tiling).max()) for n in lengths)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from hwattn.sim.gna.axis import Axis, IntArray, axis_windows, group_windows, win
 from hwattn.spec.errors import RefusedError
 
 TILINGS = ("static", "dynamic", "flat")
+MAX_TILES = 1 << 24
+MAX_FLAT_TOKENS = 1 << 20
+MAX_FLAT_CELLS = 1 << 28
 
 
 @lru_cache(maxsize=65536)
@@ -104,6 +108,11 @@ def group_products(axes: Sequence[Axis], per_axis: Sequence[Sequence[IntArray]])
     numpy.ndarray of int64, shape (tiles,)
         Row-major over tiles inside a dilation group; groups, row-major over axes, outermost.
     """
+    listed = prod(sum(counts.size for counts in groups) for groups in per_axis)
+    if listed > MAX_TILES:
+        raise RefusedError(
+            f"{listed} tiles listed one by one", f"at most {MAX_TILES}", "use speedup(), which needs no list"
+        )
     blocks: list[IntArray] = []
     for group in np.ndindex(*(axis.dilation for axis in axes)):
         block = per_axis[0][group[0]]
@@ -144,7 +153,13 @@ def flat_visit_matrix(axes: Sequence[Axis], q_tile: int, kv_tile: int) -> npt.ND
     last axis the keys are marked one by one.
     """
     lengths = [axis.length for axis in axes]
-    total, row_length = int(np.prod(lengths)), lengths[-1]
+    total, row_length = prod(lengths), lengths[-1]
+    if total > MAX_FLAT_TOKENS or -(-total // q_tile) * -(-total // kv_tile) > MAX_FLAT_CELLS:
+        raise RefusedError(
+            f"flat tiling of {total} tokens in tiles of {q_tile} and {kv_tile}",
+            f"at most {MAX_FLAT_TOKENS} tokens and {MAX_FLAT_CELLS} pairs of tiles",
+            "use larger tiles, or a multi-dimensional tiling, which has a closed form",
+        )
     windows = [axis_windows(axis) for axis in axes]
     kv_tiles = -(-total // kv_tile)
     touched = np.zeros((-(-total // q_tile), kv_tiles), dtype=np.bool_)

@@ -74,9 +74,21 @@ class KernelModel:
     basis: str
     notes: tuple[str, ...]
 
-    def busy_tiles(self, visits: IntArray) -> int:
-        """Tiles of the busiest SM, with the pipeline fill of each Q tile; int (visits of all Q tiles)."""
-        return makespan(visits + FILL_TILES, self.sms, self.scheduler)
+    def busy_tiles(self, visits: IntArray, copies: int) -> int:
+        """Tiles of the busiest SM, with the pipeline fill of each Q tile.
+
+        Parameters
+        ----------
+        visits : ndarray of int64, shape (Q tiles,)
+            Of one head and batch.
+        copies : int
+            Heads times batch.
+        """
+        return makespan(visits + FILL_TILES, self.sms, self.scheduler, copies)
+
+    def busy_tiles_dense(self, q_tiles: int, visits: int) -> int:
+        """The same when each of ``q_tiles`` Q tiles visits equally many KV tiles."""
+        return -(-q_tiles // self.sms) * (visits + FILL_TILES)
 
     def time_ms(self, busy_tiles: float) -> Range:
         """Time of the kernel, ms, when its busiest SM works on that many tiles."""

@@ -88,7 +88,7 @@ def group_tiles(pattern: Pattern, tile: tuple[int, ...]) -> list[list[npt.NDArra
     return groups
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_mask_equals_brute_force(case: tuple[Pattern, tuple[int, ...], tuple[int, ...]]) -> None:
     pattern = case[0]
@@ -284,3 +284,11 @@ def test_large_layouts_are_counted_without_a_mask() -> None:
     assert pattern.visited_kv_tiles((4, 8, 8), (2, 8, 8)).shape == (16 * 16 * 16,)
     with pytest.raises(RefusedError, match="at most 65536 tokens"):
         pattern.mask()
+    with pytest.raises(RefusedError, match="at most 1048576 tokens and"):
+        Pattern((2048, 2048), 16).visited_kv_tiles(256, 128, "flat")
+    with pytest.raises(RefusedError, match="67108864 tiles listed one by one"):
+        Pattern((1024, 1024, 64), 16).visited_kv_tiles(1, 4)
+    with pytest.raises(RefusedError, match="axis 0: length 100000000; expected at most 16777216 tokens"):
+        Pattern(100_000_000, 16)
+    with pytest.raises(RefusedError, match="additional_kv -1; expected 0 or more"):
+        Pattern(16, 4).mask(-1)

@@ -111,13 +111,19 @@ def test_windows_of_a_sparsity_are_valid(layout: list[int], sparsity: float) -> 
     [
         ({}, "both or neither of window and sparsity"),
         ({"window": 8, "sparsity": 0.5}, "both or neither of window and sparsity"),
+        ({"sparsity": 0.5, "layout": (1, 8)}, "axis 0: length 1; expected at least 2 tokens"),
+        ({"window": 4, "layout": (8,) * 4}, "a layout of 4 axes"),
+        (
+            {"window": 64, "layout": (2048,) * 3, "gpu": "a100"},
+            "a layout of 8589934592 tokens for cutlass-fna",
+        ),
         ({"sparsity": 1.0}, "sparsity 1.0; expected a number from 0 to below 1"),
         ({"window": 8, "dtype": "fp8", "gpu": "a100", "all_backends": True}, "fp8 with head_dim 64 on A100"),
     ],
 )
 def test_refusals(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RefusedError, match=message):
-        search((32, 32), **{"gpu": "h100", "heads": 1, "head_dim": 64, **arguments})  # type: ignore[arg-type]
+        search(**{"layout": (32, 32), "gpu": "h100", "heads": 1, "head_dim": 64, **arguments})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
