@@ -161,8 +161,13 @@ class WordMemory(Component):
     ) -> None:
         self.config = config
         self.depth = depth
-        contents = np.zeros((0, config.lanes), np.int8) if init is None else init
-        self._memory = data_memory(contents, depth, config.lanes)
+        self.init = (
+            np.zeros((0, config.lanes), np.int8) if init is None else np.ascontiguousarray(init, np.int8)
+        )
+        if self.init.ndim != 2 or self.init.shape[1] != config.lanes or len(self.init) > depth:
+            raise ValueError(
+                f"contents of shape {self.init.shape} do not fit {depth} words of {config.lanes} bytes"
+            )
         super().__init__(
             {
                 "reads": In(read_port(config)).array(readers),
@@ -173,7 +178,8 @@ class WordMemory(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = self._memory
+        contents = [int.from_bytes(word.tobytes(), "little") for word in self.init]
+        m.submodules.memory = memory = block_ram(8 * self.config.lanes, self.depth, contents)
         read, write = memory.read_port(), memory.write_port(granularity=8)
         reads = list(self.reads)
         granted = grant(m, [port.request.valid for port in reads])
@@ -205,11 +211,3 @@ def block_ram(bits: int, depth: int, init: Sequence[int] = ()) -> Memory:
     Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
     """
     return Memory(shape=unsigned(bits), depth=depth, init=init, attrs={"no_rw_check": 1})
-
-
-def data_memory(words: NDArray[np.int8], depth: int, lanes: int) -> Memory:
-    """Return a memory of `depth` words of `lanes` bytes, the first of them `words` (int8, shape (words, lanes))."""
-    if words.ndim != 2 or words.shape[1] != lanes or len(words) > depth:
-        raise ValueError(f"contents of shape {words.shape} do not fit {depth} words of {lanes} bytes")
-    rows = np.ascontiguousarray(words, np.int8)
-    return block_ram(8 * lanes, depth, [int.from_bytes(row.tobytes(), "little") for row in rows])

@@ -1,12 +1,21 @@
-"""The loader against its definition, under random stalls."""
+"""The loader against the integer model, under random stalls."""
+
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from bench import Bench, command_of, lanes_of
 
 from hwattn.rtl.loader import Loader
+from hwattn.sim.model.loader import load
+from hwattn.sim.model.predicate import Active
+from hwattn.sim.model.state import State
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Copy, Load
+from hwattn.spec.program import Program
+
+EXPERT = 3
 
 SMALL = {
     "act_banks": 2,
@@ -39,31 +48,19 @@ class Setup:
         self.bench.registered(
             [entry.expert, entry.index],
             [entry.token, entry.gate],
-            lambda expert, index: (int(self.tokens[index]) if expert == 3 and index < 12 else 60000, 1),
+            lambda expert, index: (int(self.tokens[index]) if expert == EXPERT and index < 12 else 60000, 1),
         )
 
     def expected(self, command: Load) -> np.ndarray:
-        """Return the slots after a command."""
-        slots = self.slots.copy()
-        memory = self.memories[command.memory].reshape(-1)
-        size = 1 << command.granule
-        for row in range(command.rows):
-            if command.gather:
-                start = command.base + int(self.tokens[command.first + row]) * command.row_stride
-            else:
-                jump, step = divmod(command.row_first + row, command.row_wrap)
-                start = command.base + step * command.row_stride + jump * command.row_jump
-            taken = [
-                memory[at : at + size]
-                for i2 in range(command.n2)
-                for i1 in range(command.n1)
-                for i0 in range(command.n0)
-                for at in [start + i2 * command.stride2 + i1 * command.stride1 + i0 * size]
-            ]
-            whole = np.zeros(command.words * self.config.lanes, np.int8)
-            whole[: len(taken) * size] = np.concatenate(taken)
-            slots[command.slot, row, : command.words] = whole.reshape(command.words, -1)
-        return slots
+        """Return the slots after a command, by the integer model."""
+        state = State(self.config, 1)
+        state.memory[0] = self.memories[0].reshape(-1).view(np.uint8)
+        state.slots[0] = self.slots.reshape(state.slots.shape[1:]).view(np.uint8)
+        state.queue_token[0, EXPERT, : len(self.tokens)] = self.tokens
+        program = cast(Program, SimpleNamespace(weights=self.memories[1]))
+        where = Active(np.array([0]), np.array([EXPERT]), np.array([command.rows]))
+        load(command, program, state, where if command.expert_enable else None)
+        return state.slots[0].view(np.int8).reshape(self.slots.shape)
 
     def receive(self) -> None:
         for write in self.written:
@@ -114,7 +111,9 @@ def test_random_loads(rows: int, lanes: int, stall: float) -> None:
         for _ in range(25):
             command = setup.random_load()
             expected = setup.expected(command)
-            cycles = await setup.bench.execute(ctx, setup.dut, command_of(command, expert=3), setup.dut.load)
+            cycles = await setup.bench.execute(
+                ctx, setup.dut, command_of(command, expert=EXPERT), setup.dut.load
+            )
             setup.receive()
             assert np.array_equal(setup.slots, expected), command
             if stall == 0 and not command.gather:
@@ -134,7 +133,7 @@ def test_gathered_rows_follow_without_bubbles() -> None:
             rows=5, words=4, gather=1, expert_enable=1, first=2, row_stride=16, granule=2, n0=4, n1=1, n2=1
         )
         expected = setup.expected(command)
-        cycles = await setup.bench.execute(ctx, setup.dut, command_of(command, expert=3), setup.dut.load)
+        cycles = await setup.bench.execute(ctx, setup.dut, command_of(command, expert=EXPERT), setup.dut.load)
         setup.receive()
         assert np.array_equal(setup.slots, expected)
         assert cycles == 7 + 2 + 20

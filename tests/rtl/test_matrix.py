@@ -6,9 +6,9 @@ from bench import Bench, command_of, word_of
 
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.matrix_row import tree_stages
+from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul
-from hwattn.spec.numbers import round_shift
 
 SMALL = {
     "row_words": 5,
@@ -37,19 +37,16 @@ class Model:
 
     def matmul(self, command: Matmul, expert: int = 0) -> None:
         resident = self.slots[command.slot, :, : command.words].reshape(self.config.rows, -1)
-        resident = (resident.view(np.uint8) if command.resident_unsigned else resident).astype(np.int64)
+        resident = resident.view(np.uint8) if command.resident_unsigned else resident
         start = command.base + expert * command.expert_stride
-        for outer in range(command.n1):
-            for inner in range(command.n0):
-                word = start + outer * command.stride1 + inner * command.stride0
-                row = self.memories[command.memory][word : word + command.words].reshape(-1).astype(np.int64)
-                dot = resident @ row
-                dot = round_shift(dot, 8) if command.low_pass else dot
-                column = command.acc_base + outer * command.n0 + inner
-                old = self.accumulators[column] if command.accumulate else 0
-                if command.rescale:
-                    old = round_shift(old, self.growth[command.state])
-                self.accumulators[column] = old + dot
+        outer, inner = np.divmod(np.arange(command.n1 * command.n0), command.n0)
+        words = start + outer * command.stride1 + inner * command.stride0
+        streamed = self.memories[command.memory][words[:, None] + np.arange(command.words)]
+        dot = matrix_product(resident, streamed.reshape(len(words), -1))
+        dot = low_pass(dot) if command.low_pass else dot
+        columns = self.accumulators[command.acc_base : command.acc_base + len(words)].T
+        old = rescale(columns, self.growth[command.state]) if command.rescale else columns
+        columns[...] = dot + (old if command.accumulate else 0)
 
 
 def make(config: AcceleratorConfig, seed: int, stall: float) -> tuple[Matrix, Bench, Model]:

@@ -135,6 +135,7 @@ def test_word_memory_contents_and_host_writes() -> None:
     assert reads[0] >= 48
 
 
+@pytest.mark.filterwarnings("ignore:.*never used")
 def test_contents_must_fit() -> None:
     with pytest.raises(ValueError, match=r"contents of shape \(25, 4\) do not fit 24 words of 4 bytes"):
         WordMemory(CONFIG, depth=24, readers=1, init=np.zeros((25, 4), np.int8))
