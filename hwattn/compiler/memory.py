@@ -99,8 +99,8 @@ class Buffer:
 def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
     """Give every buffer its base address: those in use at the same time do not overlap.
 
-    Buffers are placed in order of first use, longest-lived first, each at the place that shares the fewest banks with what is read
-    at the same time, and there as low as possible.
+    Buffers are placed in order of first use, longest-lived first, each where it shares banks with the fewest others that are read at
+    the same time, then with the fewest others, then as low as possible.
 
     Raises
     ------
@@ -135,8 +135,6 @@ def _place(order: list[Buffer], bank_words: int, banks: int, spread: bool) -> bo
     placed: list[Buffer] = []
     for buffer in order:
         alive = [other for other in placed if other.first <= buffer.last and buffer.first <= other.last]
-        rivals = [other for other in alive if other.name in buffer.apart or buffer.name in other.apart]
-        taken = {bank for other in rivals for bank in _banks(other.base, other.words, bank_words) if spread}
         starts = {0} | {other.base + other.words for other in alive}
         if spread:
             starts |= {bank * bank_words for bank in range(banks)}
@@ -150,9 +148,18 @@ def _place(order: list[Buffer], bank_words: int, banks: int, spread: bool) -> bo
         ]
         if not free:
             return False
-        buffer.base = min(free, key=lambda start: len(taken & set(_banks(start, buffer.words, bank_words))))
+        costs = {start: _sharing(buffer, start, alive, bank_words) if spread else (0, 0) for start in free}
+        buffer.base = min(free, key=lambda start: costs[start])
         placed.append(buffer)
     return True
+
+
+def _sharing(buffer: Buffer, start: int, alive: list[Buffer], bank_words: int) -> tuple[int, int]:
+    """Buffers read at the same time, and all live ones, that would share a bank with a buffer at `start`."""
+    banks = set(_banks(start, buffer.words, bank_words))
+    sharing = [other for other in alive if banks & set(_banks(other.base, other.words, bank_words))]
+    rivals = sum(other.name in buffer.apart or buffer.name in other.apart for other in sharing)
+    return rivals, len(sharing)
 
 
 def _banks(base: int, words: int, bank_words: int) -> range:

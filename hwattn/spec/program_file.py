@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -50,8 +51,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "params": np.ascontiguousarray(program.params),
         "norm_params": np.ascontiguousarray(program.norm_params),
     }
-    header = {
-        "version": VERSION,
+    content = {
         "name": program.name,
         "config": program.config.as_dict(),
         "labels": program.labels,
@@ -61,6 +61,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "outputs": [dataclasses.asdict(output) for output in program.outputs],
         "macs": program.macs,
     }
+    header = {"version": VERSION, "sha256": _digest(content, tensors), "program": content}
     data = save(tensors, {FORMAT: json.dumps(header)})
     try:
         descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
@@ -104,7 +105,9 @@ def load_program(path: str | Path) -> Program:
                     _REMEDY,
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
-        return _program(header, tensors)
+        if header["sha256"] != _digest(header["program"], tensors):
+            raise ValueError("its contents do not match its checksum")
+        return _program(header["program"], tensors)
     except (SafetensorError, OSError) as error:
         raise RefusedError(
             f"{source} is no .hwp file ({_sentence(error)})", "a compiled program (.hwp)", _REMEDY
@@ -130,6 +133,15 @@ def decode_instructions(encoded: NDArray[np.uint8]) -> tuple[Instruction, ...]:
         If an operation code is unknown.
     """
     return tuple(decode(int.from_bytes(row.tobytes(), "little")) for row in encoded)
+
+
+def _digest(content: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of the JSON description and of all arrays."""
+    state = hashlib.sha256(json.dumps(content).encode())
+    for key in sorted(tensors):
+        state.update(f"{key} {tensors[key].dtype} {tensors[key].shape} ".encode())
+        state.update(tensors[key].tobytes())
+    return state.hexdigest()
 
 
 def _sentence(error: BaseException) -> str:

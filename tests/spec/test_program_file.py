@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from hwattn.spec import program_file
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Halt, Instruction, Load, Matmul, Norm, Softmax
@@ -100,15 +102,26 @@ def test_truncated_file(tmp_path: Path, keep: int) -> None:
         load_program(path)
 
 
-def rewrite(path: Path, header_changes: dict[str, Any], **tensor_changes: Any) -> None:
-    """Save the program with some of its header and its tensors changed."""
-    from safetensors import safe_open
-
+def rewrite(path: Path, changes: dict[str, Any], sealed: bool = True, **tensor_changes: Any) -> None:
+    """Save the program with some of its contents changed, with the checksum that fits them or the old one."""
     save_program(make_program(), path)
     with safe_open(str(path), framework="numpy") as file:
         header = json.loads(file.metadata()[FORMAT])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    save_file({**tensors, **tensor_changes}, path, {FORMAT: json.dumps({**header, **header_changes})})
+    tensors.update(tensor_changes)
+    header["version"] = changes.pop("version", header["version"])
+    header["program"].update(changes)
+    if sealed:
+        header["sha256"] = program_file._digest(header["program"], tensors)
+    save_file(tensors, path, {FORMAT: json.dumps(header)})
+
+
+def test_a_changed_byte(tmp_path: Path) -> None:
+    weights = make_program().weights.copy()
+    weights[3, 1] ^= 1
+    rewrite(tmp_path / "p.hwp", {}, sealed=False, weights=weights)
+    with pytest.raises(RefusedError, match="is damaged .its contents do not match its checksum"):
+        load_program(tmp_path / "p.hwp")
 
 
 def test_other_version_and_other_kind(tmp_path: Path) -> None:
