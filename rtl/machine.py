@@ -118,7 +118,7 @@ class Machine(wiring.Component):
         readers = {
             ActReader.MATRIX: matrix.act,
             ActReader.POST: post.act_read,
-            ActReader.NORM: layernorm.act_read,
+            ActReader.NORM: layernorm.act,
             ActReader.LOAD: loader.act,
             ActReader.HOST: host.act_read,
         }

@@ -21,7 +21,7 @@ from hwattn.spec.program_file import load_program
 from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, Register, Status
 from hwattn.spec.transfer import Block, image_block, output_integers, output_words, program_blocks
 
-STEP_LIMIT = 1_000_000
+STEP_LIMIT = 200_000
 """Cycles after which one instruction counts as hung."""
 
 RUN_LIMIT = 200_000_000
