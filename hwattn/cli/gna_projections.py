@@ -31,7 +31,14 @@ from hwattn.sim.gna import Candidate, Projection, project, search
 from hwattn.sim.gna.endtoend import end_to_end_speedup
 from hwattn.sim.gna.parallel import project_parallel
 from hwattn.sim.gna.projection import Problem
-from hwattn.sim.gna.workloads import get_workload, make_workload, project_workload, workload_names
+from hwattn.sim.gna.workloads import (
+    Workload,
+    WorkloadProjection,
+    get_workload,
+    make_workload,
+    project_workload,
+    workload_names,
+)
 
 
 def configure_project(parser: argparse.ArgumentParser) -> None:
@@ -257,24 +264,9 @@ def configure_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hoist-permute", action="store_true", help="permute once per model, not per layer")
 
 
-def run_model(args: argparse.Namespace, out: Output) -> int:
-    """Project a whole workload."""
-    if Path(args.workload).suffix.lower() in (".yaml", ".yml"):
-        workload = make_workload(load_yaml(Path(args.workload)))
-    else:
-        workload = get_workload(args.workload)
-    shown = project_workload(
-        workload,
-        gpu_of(args),
-        args.backend,
-        natten_version=args.natten_version,
-        hoist_permute=args.hoist_permute,
-    )
-    rows = [
-        {"layer": layer.name, "count": layer.count, **describe(layer.pattern), **projection.as_dict()}
-        for layer, projection in shown.layers
-    ]
-    write_csv(args.csv, rows)
+def _print_model(
+    workload: Workload, shown: WorkloadProjection, rows: list[dict[str, Any]], out: Output
+) -> None:
     columns = (
         "layer",
         "count",
@@ -321,6 +313,27 @@ def run_model(args: argparse.Namespace, out: Output) -> int:
             f"end to end: {shown.end_to_end_speedup:.2f} ({shown.end_to_end_low:.2f} to {shown.end_to_end_high:.2f}), "
             f"{workload.dense_steps} of {workload.steps} steps dense, attention {workload.attention_share:.1%} of the time"
         )
+
+
+def run_model(args: argparse.Namespace, out: Output) -> int:
+    """Project a whole workload."""
+    if Path(args.workload).suffix.lower() in (".yaml", ".yml"):
+        workload = make_workload(load_yaml(Path(args.workload)))
+    else:
+        workload = get_workload(args.workload)
+    shown = project_workload(
+        workload,
+        gpu_of(args),
+        args.backend,
+        natten_version=args.natten_version,
+        hoist_permute=args.hoist_permute,
+    )
+    rows = [
+        {"layer": layer.name, "count": layer.count, **describe(layer.pattern), **projection.as_dict()}
+        for layer, projection in shown.layers
+    ]
+    write_csv(args.csv, rows)
+    _print_model(workload, shown, rows, out)
     totals = {name: value for name, value in vars(shown).items() if name != "layers"}
     out.result(
         {
