@@ -161,13 +161,7 @@ class WordMemory(Component):
     ) -> None:
         self.config = config
         self.depth = depth
-        self.init = (
-            np.zeros((0, config.lanes), np.int8) if init is None else np.ascontiguousarray(init, np.int8)
-        )
-        if self.init.ndim != 2 or self.init.shape[1] != config.lanes or len(self.init) > depth:
-            raise ValueError(
-                f"contents of shape {self.init.shape} do not fit {depth} words of {config.lanes} bytes"
-            )
+        self._contents = [] if init is None else word_contents(init, depth, config.lanes)
         super().__init__(
             {
                 "reads": In(read_port(config)).array(readers),
@@ -178,8 +172,7 @@ class WordMemory(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        contents = [int.from_bytes(word.tobytes(), "little") for word in self.init]
-        m.submodules.memory = memory = block_ram(8 * self.config.lanes, self.depth, contents)
+        m.submodules.memory = memory = block_ram(8 * self.config.lanes, self.depth, self._contents)
         read, write = memory.read_port(), memory.write_port(granularity=8)
         reads = list(self.reads)
         granted = grant(m, [port.request.valid for port in reads])
@@ -211,3 +204,10 @@ def block_ram(bits: int, depth: int, init: Sequence[int] = ()) -> Memory:
     Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
     """
     return Memory(shape=unsigned(bits), depth=depth, init=init, attrs={"no_rw_check": 1})
+
+
+def word_contents(words: NDArray[np.int8], depth: int, lanes: int) -> list[int]:
+    """Return int8 `words`, shape (words, lanes), as initial contents of a memory of `depth` words."""
+    if words.ndim != 2 or words.shape[1] != lanes or len(words) > depth:
+        raise ValueError(f"contents of shape {words.shape} do not fit {depth} words of {lanes} bytes")
+    return [int.from_bytes(word.tobytes(), "little") for word in np.ascontiguousarray(words, np.int8)]

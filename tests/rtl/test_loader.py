@@ -108,7 +108,7 @@ def test_random_loads(rows: int, lanes: int, stall: float) -> None:
     setup = Setup(rows, lanes, stall)
 
     async def test(ctx):
-        for _ in range(25):
+        for _ in range(12):
             command = setup.random_load()
             expected = setup.expected(command)
             cycles = await setup.bench.execute(

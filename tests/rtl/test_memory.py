@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bench import Bench, lanes_of, word_of
 
-from hwattn.rtl.memory import BankedMemory, WordMemory
+from hwattn.rtl.memory import BankedMemory, WordMemory, word_contents
 from hwattn.spec.config import AcceleratorConfig
 
 CONFIG = AcceleratorConfig(lanes=4, act_banks=4, act_words=16)
@@ -135,7 +135,7 @@ def test_word_memory_contents_and_host_writes() -> None:
     assert reads[0] >= 48
 
 
-@pytest.mark.filterwarnings("ignore:.*never used")
 def test_contents_must_fit() -> None:
+    assert word_contents(np.array([[1, 2, 3, -1]], np.int8), depth=1, lanes=4) == [0xFF030201]
     with pytest.raises(ValueError, match=r"contents of shape \(25, 4\) do not fit 24 words of 4 bytes"):
-        WordMemory(CONFIG, depth=24, readers=1, init=np.zeros((25, 4), np.int8))
+        word_contents(np.zeros((25, 4), np.int8), depth=24, lanes=4)
