@@ -262,6 +262,7 @@ HANDLERS: dict[str, Handler] = {
     "LayerNormalization": layernorm.layer_normalization,
     "ReduceMean": layernorm.mean,
     "ReduceSum": mixture.total,
+    "Attention": attention.operator,
     "TopK": mixture.top_k,
     "ScatterElements": mixture.scatter,
     "Scatter": mixture.scatter,

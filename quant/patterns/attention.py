@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Refusal, Scores
-from hwattn.quant.patterns.context import Context
+from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Refusal, Scores, Value
+from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.pointwise import affine
 from hwattn.quant.patterns.tokens import describe, rows_of, select_features, settle_curve
 
@@ -67,6 +68,41 @@ def attend(context: Context, p: Scores, v: Activation) -> Activation:
     index = row * base.features + p.head[:, None, None] * head_dim + np.arange(head_dim)
     shape = (*p.shape[:-1], head_dim)
     return Activation(base, shape, index.astype(np.int32).reshape(shape), node=context.node)
+
+
+def operator(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """The Attention operator; q, k and v (batch, heads, tokens, head_dim) or (batch, tokens, features)."""
+    q, k, v, *others = inputs
+    plain = not attribute(node, "is_causal", 0) and not attribute(node, "softcap", 0.0)
+    if not plain or any(other is not None for other in others) or any(node.output[1:]):
+        raise Refusal("attention with a mask, a softcap or a cache", _REMEDY)
+    if not (isinstance(q, Activation) and isinstance(k, Activation) and isinstance(v, Activation)):
+        raise Refusal("attention of something else than query, key and value", _REMEDY)
+    flat = len(q.shape) == 3
+    if flat:
+        heads, others_heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
+        q, k, v = _split(q, heads), _split(k, others_heads), _split(v, others_heads)
+    if q.shape[1] != k.shape[1]:
+        raise Refusal("keys and values shared by several heads", "use as many key heads as query heads")
+    scale = float(attribute(node, "scale", q.shape[-1] ** -0.5))
+    p = softmax(scaled(scores(context, q, _moved(k, (0, 1, 3, 2))), scale))
+    y = attend(context, p, v)
+    if flat:
+        y = _moved(y, (0, 2, 1, 3))
+        shape = (*y.shape[:2], y.shape[2] * y.shape[3])
+        y = Activation(y.base, shape, y.full_index().reshape(shape), node=y.node)
+    return [y]
+
+
+def _split(x: Activation, heads: int) -> Activation:
+    batch, tokens, features = x.shape
+    index = x.full_index().reshape(batch, tokens, heads, features // heads)
+    return _moved(Activation(x.base, index.shape, index, x.curve, node=x.node), (0, 2, 1, 3))
+
+
+def _moved(x: Activation, axes: tuple[int, ...]) -> Activation:
+    index = x.full_index().transpose(axes)
+    return Activation(x.base, index.shape, index, x.curve, node=x.node)
 
 
 def softmax(p: Scores) -> Scores:

@@ -100,7 +100,7 @@ def binary(context: Context, op: str, left: Value, right: Value) -> Value:
         return _two_activations(context, op, left, right)
     raise Refusal(
         f"{op} within a LayerNorm or a routing that is not written as torch exports it",
-        "use torch.nn.LayerNorm, and the mixture in the form that docs/architecture.md shows",
+        "use torch.nn.LayerNorm, and a mixture of softmax, topk, scatter and a sum of gates times experts",
     )
 
 

@@ -24,6 +24,8 @@ def view(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
             "write LayerNorm and routing as torch exports them",
         )
     known = [None if a is None else context.constant(a, f"an argument of {node.op_type}") for a in arguments]
+    if node.op_type == "Reshape" and known[0] is not None and (np.ravel(known[0]) < -1).any():
+        raise Refusal("a shape with a size below -1", "check the model with onnx.checker")
     index = context.run(node, [x.full_index(), *known])
     if not all(part.size for part in index):
         raise Refusal("its result is empty", "check the bounds of slices and splits")

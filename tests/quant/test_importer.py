@@ -288,6 +288,28 @@ def test_weights_that_are_not_finite(tmp_path) -> None:
     assert "hold infinity or NaN" in report.refused[0].reason
 
 
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_operator_on_flat_heads(scale, tmp_path) -> None:
+    options = {} if scale is None else {"scale": scale}
+    nodes = [
+        *EMBED,
+        helper.make_node("MatMul", ["norm", "square"], ["q"]),
+        helper.make_node("MatMul", ["norm", "square2"], ["k"]),
+        helper.make_node("Attention", ["q", "k", "q"], ["h"], q_num_heads=2, kv_num_heads=2, **options),
+        *HEAD,
+    ]
+    model = small(nodes, WEIGHTS | {"square2": RNG.standard_normal((DIM, DIM)).astype(np.float32)})
+    model.opset_import[0].version = 23
+    path = saved(model, tmp_path)
+    graph = graph_of(path)
+    assert graph.by_name["blocks.0.attn"].scale == pytest.approx(scale or (DIM / 2) ** -0.5)
+    images = RNG.standard_normal((3, 3, 4, 4)).astype(np.float32)
+    found = outputs(graph, evaluate(graph, images, 0), 0)["y"]
+    np.testing.assert_allclose(found, run(path, {"image": images})[0], atol=1e-4)
+    node_of(model, "Attention").attribute.append(helper.make_attribute("is_causal", 1))
+    assert "a mask, a softcap or a cache" in import_onnx(saved(model, tmp_path)).refused[0].reason
+
+
 def test_task_used_outside_a_gate(tmp_path) -> None:
     weights = WEIGHTS | {"table": RNG.standard_normal((2, DIM, 5)).astype(np.float32)}
     nodes = [

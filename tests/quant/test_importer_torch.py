@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from hwattn.models import find_workload
 from hwattn.quant.importer import import_onnx
 from hwattn.quant.reference import evaluate, outputs
 from hwattn.spec.graph import (
@@ -240,7 +241,14 @@ def test_attention(style, scale, tmp_path):
 
 @pytest.mark.parametrize(
     ("style", "dynamo", "opset"),
-    [("fused", False, 11), ("mha", False, 14), ("fused", False, 18), ("fused", True, 18), ("mha", True, 20)],
+    [
+        ("fused", False, 11),
+        ("mha", False, 14),
+        ("fused", False, 18),
+        ("fused", True, 18),
+        ("mha", True, 20),
+        ("fused", True, 23),
+    ],
 )
 def test_exporters(style, dynamo, opset, tmp_path):
     attend = Attend(style, "sdpa") if opset > 11 else Attend("fused")
@@ -460,6 +468,58 @@ def test_refused(model, op, reason, remedy, tmp_path):
     assert report.graph is None
     (entry,) = report.refused[:1]
     assert (entry.op, reason in entry.reason, remedy in entry.remedy) == (op, True, True), entry
+
+
+def bundled_in_torch():
+    """The bundled model in torch again, its weights taken from the imported graph."""
+    from hwattn.models.digits.vit import MultiTaskViT
+
+    graph = import_onnx(find_workload("digits").model).graph
+    network = MultiTaskViT().eval()
+    weights = {"patch_embed.proj.weight": graph.by_name["patch_embed"].weight}
+    init = graph.by_name["patch_embed"].init
+    weights |= {
+        "pos_embed": init[None],
+        "cls_token": 0 * init[None, :1],
+        "patch_embed.proj.bias": 0 * init[0],
+    }
+    for node in graph.nodes:
+        target = node.name.replace("head.", "head_")
+        match node:
+            case LayerNorm():
+                weights |= {f"{target}.weight": node.gamma, f"{target}.bias": node.beta}
+            case Linear() if not target.endswith((".q", ".k", ".v")):
+                weights |= {f"{target}.weight": node.weight, f"{target}.bias": node.bias}
+            case Attention():
+                qkv = [graph.by_name[name] for name in node.inputs]
+                weights[f"{target}.qkv.weight"] = np.concatenate([part.weight for part in qkv])
+                weights[f"{target}.qkv.bias"] = np.concatenate([part.bias for part in qkv])
+            case MixtureOfExperts():
+                weights[f"{target}.gate.gate_w"] = node.gate_weight
+                for i, expert in enumerate(node.experts):
+                    for name, array in vars(expert).items():
+                        weights[f"{target}.experts.{i}.{name.replace('_', '.')}"] = array
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    return network
+
+
+@pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 14), ("dynamo", 18)])
+def test_bundled_model_exported_again(exporter, opset, tmp_path):
+    from hwattn.models.digits.export import export_onnx
+
+    workload = find_workload("digits")
+    proto = export_onnx(bundled_in_torch(), tmp_path / "m.onnx", exporter, opset)
+    assert {"Erf"} <= {node.op_type for node in proto.graph.node}
+    assert ("LayerNormalization" in {node.op_type for node in proto.graph.node}) == (opset > 14)
+    graph, wanted = imported(tmp_path / "m.onnx"), import_onnx(workload.model).graph
+    assert [(type(n), n.name, n.inputs) for n in graph.nodes] == [
+        (type(n), n.name, n.inputs) for n in wanted.nodes
+    ]
+    images = workload.test_set()["image"][:32]
+    for task in range(2):
+        found, expected = (outputs(g, evaluate(g, images, task), task) for g in (graph, wanted))
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
 
 
 def test_batch_frozen_into_the_graph_is_refused(tmp_path):
