@@ -12,6 +12,9 @@ from hwattn.compiler.layout import ceil_div
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
 
+POWERS_OF_TWO = ("act_banks", "act_words", "acc_columns")
+"""Fields of AcceleratorConfig that only take powers of two."""
+
 
 class ReadOnlyMemory:
     """Contents of a read-only memory; what is added twice is held once.
@@ -67,6 +70,8 @@ def require(config: AcceleratorConfig, field: str, needed: int, reason: str) -> 
     """
     available = getattr(config, field)
     if needed > available:
+        if field in POWERS_OF_TWO:
+            needed = 1 << (needed - 1).bit_length()
         raise RefusedError(
             f"{field}={available}, too small by {needed - available}: {reason}",
             f"{field} of {needed} or more",
@@ -99,6 +104,8 @@ class Buffer:
 def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
     """Give every buffer its base address: those in use at the same time do not overlap.
 
+    What is there before the first step (the image) lies at 0, so that all tasks find it in the same place.
+
     Buffers are placed in order of first use, longest-lived first, each where it shares banks with the fewest others that are read at
     the same time, then with the fewest others, then as low as possible.
 
@@ -113,17 +120,17 @@ def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
     act_words = config.act_words
     while not _place_any(order, act_words, config.act_banks):
         act_words *= 2
-    raise RefusedError(
-        f"act_words={config.act_words}, too small by {act_words - config.act_words}: the activations of a layer do not fit "
-        f"{config.act_banks} banks",
-        f"act_words of {act_words} or more",
-        f"raise it with --set act_words={act_words}",
+    require(
+        config,
+        "act_words",
+        act_words,
+        f"the activations that live at the same time do not fit {config.act_banks} banks",
     )
 
 
 def _place_any(order: list[Buffer], bank_words: int, banks: int) -> bool:
     """Place all buffers, spread over the banks if that fits, else packed; False if neither does."""
-    largest_first = sorted(order, key=lambda buffer: (-buffer.words, buffer.first))
+    largest_first = sorted(order, key=lambda buffer: (buffer.first >= 0, -buffer.words, buffer.first))
     return (
         _place(order, bank_words, banks, spread=True)
         or _place(order, bank_words, banks, spread=False)

@@ -47,6 +47,7 @@ def buffer_lists(draw: st.DrawFn) -> list[Buffer]:
 @given(buffers=buffer_lists(), banks=st.sampled_from([1, 2, 4, 8]))
 def test_live_buffers_never_overlap(buffers: list[Buffer], banks: int) -> None:
     config = AcceleratorConfig(act_banks=banks, act_words=32)
+    buffers.append(Buffer("image", 7, -1, 5))
     try:
         place_buffers(buffers, config)
     except RefusedError as error:
@@ -54,6 +55,7 @@ def test_live_buffers_never_overlap(buffers: list[Buffer], banks: int) -> None:
         assert act_words > 32 and act_words & (act_words - 1) == 0
         config = config.replace(act_words=act_words)
         place_buffers(buffers, config)
+    assert buffers[-1].base == 0
     for index, one in enumerate(buffers):
         assert one.base >= 0 and one.base + one.words <= config.act_total_words
         for other in buffers[:index]:
