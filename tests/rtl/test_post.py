@@ -64,7 +64,7 @@ class World:
         )
 
     def values(self, command: dict[str, int]) -> Int64:
-        """Results of shape (rows, columns), before they are narrowed to the format."""
+        """Return results of shape (rows, columns), before they are narrowed to the format."""
         rows, columns = command["rows"], command["columns"]
         acc = self.acc[command["acc_base"] : command["acc_base"] + columns, :rows].T
         table = TABLE if command["activation"] else None
@@ -176,7 +176,7 @@ def check(
         for command in commands:
             expected = world.memory.copy()
             world.run(command, expected)
-            await bench.wait(ctx, bench.random.choice([0, 0, 2]))
+            await bench.wait(ctx, bench.random.choice([0, 0, 2]) if stall else 0)
             await bench.execute(ctx, dut, command)
             np.testing.assert_array_equal(world.memory, expected, err_msg=str(command))
 
@@ -200,25 +200,27 @@ def world_of(shape: tuple[int, int, int], seed: int = 0) -> World:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("format_", list(Format))
-def test_every_format_and_second_stage(shape: tuple[int, int, int], format_: Format) -> None:
+def test_every_format_and_second_stage(shape: tuple[int, int, int]) -> None:
     world = world_of(shape)
-    check(world, [world.command(format=format_, stage2=stage2) for stage2 in [*Stage2] * 2])
+    check(
+        world,
+        [world.command(format=format_, stage2=stage2) for format_ in Format for stage2 in [*Stage2] * 2],
+    )
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 1), (3, 4, 2), (4, 8, 1), (5, 8, 3)])
+@pytest.mark.parametrize("shape", [(3, 4, 2), (4, 8, 1), (5, 8, 3)])
 def test_activation(shape: tuple[int, int, int]) -> None:
     world = world_of(shape, 1)
+    world.params[:, 2] = world.rng.integers(8, 20, len(world.params))
     commands = [
-        world.command(activation=1, stage2=Stage2.CONSTANT, format=format_, s2=s2, param_base=0, expert=0)
+        world.command(activation=1, stage2=Stage2.CONSTANT, format=format_, s2=s2)
         for format_ in Format
         for s2 in (14, 27)
     ]
-    world.params[:, 2] = world.rng.integers(8, 20, len(world.params))
     check(world, commands)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[1:])
 def test_row_scale(shape: tuple[int, int, int]) -> None:
     world = world_of(shape, 2)
     world.totals[0, 0] = 0
@@ -237,7 +239,7 @@ def test_without_stalls_and_with_many(shape: tuple[int, int, int], stall: float)
     check(world, [world.command(format=format_) for format_ in Format for _ in range(2)], stall)
 
 
-@pytest.mark.parametrize("format_", list(Format))
+@pytest.mark.parametrize("format_", [Format.COLUMNS, Format.RESIDUAL])
 def test_every_byte_offset_and_length(format_: Format) -> None:
     world = world_of((5, 4, 2), 4)
     commands = [
@@ -256,11 +258,21 @@ def test_reset_in_the_middle_and_memories_written_by_the_host(shape: tuple[int, 
     check(world, [world.command() for _ in range(3)], resets=24, load=True)
 
 
-@settings(deadline=None, max_examples=20)
+def test_rows_that_are_set_up_longer_than_their_columns_take() -> None:
+    world = world_of((16, 16, 16), 6)
+    quick = world.command(format=Format.COLUMNS, columns=1, rows=16, stage2=Stage2.NONE)
+    later = [
+        world.command(format=Format.INT8, columns=1, rows=16, stage2=stage2, first=0, scatter=1)
+        for stage2 in Stage2
+    ]
+    check(world, [command for each in later for command in (quick, each)], stall=0.0)
+
+
+@settings(deadline=None, max_examples=5)
 @given(st.sampled_from(SHAPES), st.integers(0, 2**32 - 1))
 def test_any_sequence_of_commands(shape: tuple[int, int, int], seed: int) -> None:
     world = world_of(shape, seed)
-    check(world, [world.command() for _ in range(4)], stall=seed % 7 / 10)
+    check(world, [world.command() for _ in range(16)], stall=seed % 7 / 10)
 
 
 def test_verilog() -> None:
