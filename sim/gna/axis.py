@@ -77,7 +77,7 @@ def leaders(positions: Any, n: Any, axis: Axis) -> IntArray:
         the last query when the axis is causal; never beyond ``n - 1``.
     """
     positions = np.asarray(positions, dtype=np.int64)
-    first = positions - positions % axis.stride
+    first = positions - positions % axis.stride if axis.stride > 1 else positions
     offset = axis.stride - 1 if axis.causal else axis.stride // 2
     leader: IntArray = np.minimum(first + offset, n - 1)
     return leader

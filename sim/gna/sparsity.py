@@ -25,6 +25,8 @@ def axis_is_block_sparse(axis: Axis, n: int, q_tile: int, kv_tile: int, tiling: 
     boundaries; a last KV tile that sticks out of the axis needs a (cheaper) bounds mask and so
     breaks perfection too.
     """
+    if not axis.causal and axis.window % kv_tile:
+        return False
     first = np.arange(0, n, q_tile, dtype=np.int64)
     last = np.minimum(first + q_tile - 1, n - 1)
     low, high = window_starts(first, n, axis), window_ends(last, n, axis)

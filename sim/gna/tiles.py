@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -23,6 +24,15 @@ TILINGS = ("static", "dynamic", "flat")
 MAX_TILES = 1 << 24
 MAX_FLAT_TOKENS = 1 << 20
 MAX_FLAT_CELLS = 1 << 28
+
+
+@lru_cache(maxsize=4096)
+def _tile_edges(n: int, tile: int) -> IntArray:
+    """First and last token of each tile, (2, tiles); the last may lie in the padding."""
+    first = np.arange(0, n, tile, dtype=np.int64)
+    edges = np.stack([first, first + (tile - 1)])
+    edges.setflags(write=False)
+    return edges
 
 
 @lru_cache(maxsize=65536)
@@ -51,9 +61,11 @@ def axis_visits(axis: Axis, n: int, q_tile: int, kv_tile: int, tiling: str = "st
     Window starts and ends are monotone in the query, so a Q tile with queries a..b needs exactly
     the keys [start(a), end(b)). Queries beyond ``n - 1`` are padding and never widen the range.
     """
-    first = np.arange(0, axis.group_length(0), q_tile, dtype=np.int64)
-    low = window_starts(first, n, axis)
-    high = window_ends(first + (q_tile - 1), n, axis)
+    edges = _tile_edges(axis.group_length(0), q_tile)
+    starts = window_starts(edges, n, axis)
+    low = starts[0]
+    high = window_ends(edges[1], n, axis) if axis.causal else starts[1] + axis.window
+    counts: IntArray
     if tiling == "dynamic":
         counts = -((low - high) // kv_tile)
     else:
@@ -114,12 +126,13 @@ def group_products(axes: Sequence[Axis], per_axis: Sequence[Sequence[IntArray]])
             f"{listed} tiles listed one by one", f"at most {MAX_TILES}", "use speedup(), which needs no list"
         )
     blocks: list[IntArray] = []
-    for group in np.ndindex(*(axis.dilation for axis in axes)):
+    for group in product(*(range(axis.dilation) for axis in axes)):
         block = per_axis[0][group[0]]
         for counts, g in zip(per_axis[1:], group[1:], strict=True):
-            block = np.multiply.outer(block, counts[g]).reshape(-1)
+            block = (block[:, None] * counts[g]).reshape(-1)
         blocks.append(block)
-    return np.concatenate(blocks) if len(blocks) > 1 else np.array(blocks[0])
+    # counts of one axis are shared and read-only
+    return np.concatenate(blocks) if len(blocks) > 1 or len(axes) == 1 else blocks[0]
 
 
 def _leading_keys(

@@ -117,6 +117,14 @@ def test_tile_lists() -> None:
     assert tile_pairs("hopper-fna", 2, 90) == (((16, 8), (16, 8)),)
 
 
+def test_causal_fast_path_halves_dense_and_masks_only_its_diagonal() -> None:
+    shown = project(Pattern(65536, 65536, causal=True), "b200", heads=24, head_dim=128)
+    assert not shown.masked
+    assert 1.8 < shown.speedup < 2.3
+    windowed = project(Pattern(65536, 32768, causal=True), "b200", heads=24, head_dim=128)
+    assert windowed.masked
+
+
 def test_own_gpu_like_a_known_one() -> None:
     description = {
         "name": "Half", "cc": 90, "sms": 66, "fp16_tflops": 494.7, "hbm_gbs": 2000, "boost_mhz": 1830, "like": "h100"
