@@ -170,8 +170,14 @@ class Matrix(Component):
             write.eq(Mux(self.softmax_write.valid, self.softmax_write.payload, self.load_write.payload)),
         ]
         word_bits = rows[0].word_bits
-        word = Signal(word_bits)
-        here = Mux(first, 0, word)
+        # One signal for all rows: expressions that each row repeats would make their modules differ
+        write_addr, fetch_addr = Signal.like(rows[0].write_addr), Signal.like(rows[0].fetch_addr)
+        word, here = Signal(word_bits), Signal(word_bits)
+        m.d.comb += [
+            here.eq(Mux(first, 0, word)),
+            fetch_addr.eq(Cat(here, command.slot)),
+            write_addr.eq(Cat(write.word[:word_bits], write.slot)),
+        ]
         with m.If(step):
             m.d.sync += word.eq(here + 1)
         from_weight = command.memory == Memory.WEIGHT
@@ -186,15 +192,15 @@ class Matrix(Component):
         for index, row in enumerate(rows):
             m.d.comb += [
                 row.write_enable.eq(written & (write.row == index)),
-                row.write_addr.eq(Cat(write.word[:word_bits], write.slot)),
+                row.write_addr.eq(write_addr),
                 row.write_data.eq(write.data),
                 row.fetch.eq(step),
-                row.fetch_addr.eq(Cat(here[:word_bits], command.slot)),
+                row.fetch_addr.eq(fetch_addr),
                 row.streamed.eq(streamed),
             ]
         with m.If(step):
             m.d.sync += Assert(
-                ~(written & (Cat(write.word[:word_bits], write.slot) == rows[0].fetch_addr)),
+                ~(written & (write_addr == fetch_addr)),
                 "resident word read and written at once",
             )
 

@@ -6,6 +6,7 @@ from bench import Bench, command_of, word_of
 
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.matrix_row import tree_stages
+from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul
@@ -219,3 +220,10 @@ def test_two_users_of_a_bank_are_caught() -> None:
 
     with pytest.raises(AssertionError, match="accumulator bank with two readers"):
         bench.run(test)
+
+
+def test_rows_are_one_module() -> None:
+    config = AcceleratorConfig(rows=3, lanes=4, softmax_lanes=1, **SMALL)
+    text = to_verilog(Matrix(config), "matrix")
+    names = [line.split()[1].partition("(")[0] for line in text.splitlines() if line.startswith("module ")]
+    assert [name for name in names if "row_" in name and name.count(".") == 1] == ["\\matrix.row_0"], names
