@@ -199,8 +199,7 @@ def kernel_ms(
     kv_tile: tuple[int, ...],
 ) -> tuple[Range, bool, IntArray, str, tuple[str, ...]]:
     """Kernel time, whether it masks, visits per tile, basis and notes."""
-    # the fast path is an ordinary causal kernel, which masks only the tiles on its diagonal
-    masked = not (pattern.takes_fast_path or kernel_skips_mask(pattern, q_tile, kv_tile, backend.tiling))
+    masked = not kernel_skips_mask(pattern, q_tile, kv_tile, backend.tiling)
     model = kernel_model(gpu, backend, q_tile, kv_tile, problem.head_dim, problem.dtype, masked)
     visits = _visits(pattern, q_tile, kv_tile, backend.tiling, problem.backward)
     time = model.time_ms(model.busy_tiles(visits, problem.heads * problem.batch))

@@ -112,12 +112,15 @@ def kernel_skips_mask(
 ) -> bool:
     """Whether NATTEN's kernel runs without its fine-grained mask.
 
-    Static tilings use the kernels' predicate; with dynamic tiling it is enough that the KV tile
+    The fast path is an ordinary attention kernel, which when causal masks only the tiles on its
+    diagonal. Static tilings use the kernels' predicate; with dynamic tiling it is enough that the KV tile
     divides the window and the Q tile divides the stride (arXiv 2504.16922, section 4.3), which the
     exact test covers.
     """
     if tiling == "flat":
         return pattern.is_dense
+    if pattern.takes_fast_path:
+        return True
     if tiling == "dynamic":
         return not reasons(pattern, q_tile, kv_tile, tiling)
     return all(axis_skips_mask(a, tq, tkv) for a, tq, tkv in zip(pattern.axes, q_tile, kv_tile, strict=True))
