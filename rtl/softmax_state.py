@@ -26,6 +26,11 @@ class SoftmaxState(wiring.Component):
     ----------
     config : AcceleratorConfig
 
+    Attributes
+    ----------
+    totals : list of Memory
+        Sums of the rows, one memory for each lane, addressed by state and chunk.
+
     Members
     -------
     state, first : In
@@ -54,6 +59,10 @@ class SoftmaxState(wiring.Component):
         self._config = config
         width = config.softmax_lanes
         self._chunks = -(-config.rows // width)
+        self.totals = [
+            Memory(shape=unsigned(SUM_BITS), depth=isa.SOFTMAX_STATES * self._chunks, init=[])
+            for _ in range(width)
+        ]
         chunk = range(self._chunks)
         maxima = data.ArrayLayout(signed(_MAXIMUM_BITS), width)
         super().__init__(
@@ -93,9 +102,7 @@ class SoftmaxState(wiring.Component):
             m.submodules[f"maximum_{i}"] = maximum = Memory(
                 shape=signed(_MAXIMUM_BITS), depth=states * chunks, init=[]
             )
-            m.submodules[f"sum_{i}"] = total = Memory(
-                shape=unsigned(SUM_BITS), depth=states * chunks, init=[]
-            )
+            m.submodules[f"sum_{i}"] = total = self.totals[i]
             peak_write, peak_read = peak.write_port(), peak.read_port(domain="comb")
             max_write, max_read = maximum.write_port(), maximum.read_port(domain="comb")
             sum_write = total.write_port()
