@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,16 +163,31 @@ def choose_scale(
     float
         Range / limit; 1 / limit for a tensor that is zero.
     """
-    peak = float(np.abs(values).max(initial=0.0))
+    return choose_shared_scale([(values, importance)], smallest, limit)
+
+
+def choose_shared_scale(
+    groups: Sequence[tuple[Float, Float | None]], smallest: float = 0.3, limit: int = _INT8_MAX
+) -> float:
+    """As `choose_scale`, for the least sum of the relative errors of several groups of rows.
+
+    Parameters
+    ----------
+    groups : sequence of (values, importance)
+        What each reader of the tensor sees of it; a class token so counts as much as all patches.
+    """
+    peak = max(float(np.abs(values).max(initial=0.0)) for values, _ in groups)
     if peak == 0.0:
         return 1.0 / limit
-    sample = values[:: max(1, values.size // _SCALE_VALUES)]
-    weight = np.ones(values.shape[-1], np.float32) if importance is None else importance
     candidates = peak / limit * np.linspace(1.0, smallest, 29 if smallest < 1 else 1)
-    errors = [
-        float((np.square(fake(sample, scale, limit) - sample).mean(axis=0) * weight).sum())
-        for scale in candidates
-    ]
+    errors = np.zeros(len(candidates))
+    for values, importance in groups:
+        sample = values[:: max(1, values.size // _SCALE_VALUES)]
+        weight = np.ones(values.shape[-1], np.float32) if importance is None else importance
+        power = max(float((np.square(sample).mean(axis=0) * weight).sum()), 1e-30) if len(sample) else np.inf
+        for index, scale in enumerate(candidates):
+            error = np.square(fake(sample, scale, limit) - sample).sum(axis=0) @ weight
+            errors[index] += float(error) / max(len(sample), 1) / power
     return float(candidates[int(np.argmin(errors))])
 
 

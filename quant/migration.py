@@ -8,11 +8,12 @@ with the strength chosen for each tensor). Keys are centred besides: what all ke
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.quant.calibration import Statistics, choose_scale, fake
+from hwattn.quant.calibration import Statistics, choose_shared_scale, fake
 from hwattn.spec.graph import Attention, Float, Graph, LayerNorm, Linear, MixtureOfExperts, Node, Rows
 
 _ROWS = 1024
@@ -50,12 +51,12 @@ def migrate(graph: Graph, statistics: Statistics) -> tuple[Graph, Statistics]:
         ):
             continue
         readers = _readers(graph, node.name)
-        weights = [weight for reader in readers for weight in _matrices(nodes[reader.name])]
-        if not weights or outputs & {node.name, *(r.name for r in readers if isinstance(r, Rows))}:
+        seen = readings(graph, nodes, statistics, node.name)
+        if not seen or outputs & {node.name, *(r.name for r in readers if isinstance(r, Rows))}:
             continue
         if not all(isinstance(reader, Linear | MixtureOfExperts | Rows) for reader in readers):
             continue
-        factors = _factors(statistics.rows(node.name), weights)
+        factors = _factors(seen)
         source = nodes[node.name] if isinstance(node, LayerNorm) else nodes[node.inputs[2]]
         nodes[source.name] = _divided(source, factors)
         changed.update(dict.fromkeys((source.name, node.name), factors))
@@ -131,9 +132,25 @@ def _strengths(reach: Float, steep: Float) -> list[NDArray[np.float32]]:
     return found
 
 
-def reading_matrices(graph: Graph, name: str) -> list[Float]:
-    """int8 weights (out, in) that multiply a tensor, also through a choice of rows."""
-    return [weight for reader in _readers(graph, name) for weight in _matrices(reader)]
+def readings(
+    graph: Graph, nodes: Mapping[str, Node], statistics: Statistics, name: str
+) -> list[tuple[Float, list[Float]]]:
+    """What the linear layers see of a tensor: rows, and the int8 weights (out, in) that multiply them.
+
+    Parameters
+    ----------
+    nodes : mapping of str to Node
+        The nodes to take weights from.
+    """
+    found: list[tuple[Float, list[Float]]] = []
+    direct = [node for node in graph.nodes if name in node.inputs]
+    weights = [weight for reader in direct for weight in _matrices(nodes[reader.name])]
+    if weights:
+        found.append((statistics.rows(name), weights))
+    for reader in direct:
+        if isinstance(reader, Rows):
+            found += readings(graph, nodes, statistics, reader.name)
+    return found
 
 
 def _matrices(node: Node) -> list[Float]:
@@ -145,26 +162,30 @@ def _matrices(node: Node) -> list[Float]:
     return []
 
 
-def _factors(rows: Float, weights: list[Float]) -> NDArray[np.float32]:
+def _factors(seen: list[tuple[Float, list[Float]]]) -> NDArray[np.float32]:
     """Factor of each channel, by which the tensor is divided and the weights are multiplied."""
-    reach = np.maximum(np.abs(rows).max(axis=0), 1e-6)
-    steep = np.maximum(np.max([np.abs(weight).max(axis=0) for weight in weights], axis=0), 1e-6)
-    sample = rows[:: max(1, len(rows) // _ROWS)]
-    choices = [np.ones(len(reach), np.float32), *_strengths(reach, steep)]
-    return min(choices, key=lambda factors: _error(sample, weights, factors))
+    reach = np.max([np.abs(rows).max(axis=0) for rows, _ in seen], axis=0)
+    steep = np.max([np.abs(weight).max(axis=0) for _, weights in seen for weight in weights], axis=0)
+    parts = [(rows[:: max(1, len(rows) // _ROWS)], weights) for rows, weights in seen]
+    choices = [
+        np.ones(len(reach), np.float32),
+        *_strengths(np.maximum(reach, 1e-6), np.maximum(steep, 1e-6)),
+    ]
+    return min(choices, key=lambda factors: _error(parts, factors))
 
 
-def _error(rows: Float, weights: list[Float], factors: NDArray[np.float32]) -> float:
-    """Relative squared error of all products with rounded rows and weights."""
-    scaled = rows / factors
-    rounded = fake(scaled, choose_scale(scaled))
+def _error(seen: list[tuple[Float, list[Float]]], factors: NDArray[np.float32]) -> float:
+    """Sum of the relative squared errors of all products with rounded rows and weights."""
+    scale = choose_shared_scale([(rows / factors, None) for rows, _ in seen])
     total = 0.0
-    for weight in weights:
-        moved = weight * factors
-        peaks = np.maximum(np.abs(moved).max(axis=1, keepdims=True), 1e-12) / 127
-        exact = rows @ weight.T
-        made = rounded @ (np.rint(moved / peaks) * peaks).T
-        total += float(np.square(made - exact).sum() / max(float(np.square(exact).sum()), 1e-30))
+    for rows, weights in seen:
+        rounded = fake(rows / factors, scale)
+        for weight in weights:
+            moved = weight * factors
+            peaks = np.maximum(np.abs(moved).max(axis=1, keepdims=True), 1e-12) / 127
+            exact = rows @ weight.T
+            made = rounded @ (np.rint(moved / peaks) * peaks).T
+            total += float(np.square(made - exact).sum() / max(float(np.square(exact).sum()), 1e-30))
     return total
 
 

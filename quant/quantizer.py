@@ -9,8 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwattn.quant.attention import probability_bits
-from hwattn.quant.calibration import Statistics, choose_scale, collect, image_scale, task_nodes
-from hwattn.quant.migration import migrate, reading_matrices
+from hwattn.quant.calibration import (
+    Statistics,
+    choose_scale,
+    choose_shared_scale,
+    collect,
+    image_scale,
+    task_nodes,
+)
+from hwattn.quant.migration import migrate, readings
 from hwattn.quant.norm import norm_epsilon, norm_parameters
 from hwattn.quant.reference import expert_hidden, linear, route
 from hwattn.quant.roles import Role, check_roles, tensor_roles
@@ -210,12 +217,12 @@ class _Quantizer:
             return np.array([choose_scale(part) for part in parts])
         # the gate reads the same range at 16 bits, where clipping costs more than rounding
         smallest = 0.9 if node.name in self.gated else 0.3
-        return _one(choose_scale(rows, smallest, self._importance(node)))
-
-    def _importance(self, node: Node) -> Float | None:
-        """What an error in each feature of a tensor does to the linear layers that read it."""
-        power = [np.square(weight).sum(axis=0) for weight in reading_matrices(self.graph, node.name)]
-        return np.asarray(np.sum(power, axis=0), np.float32) if power else None
+        seen = readings(self.graph, self.graph.by_name, self.statistics, node.name)
+        groups = [
+            (part, np.sum([np.square(weight).sum(axis=0) for weight in weights], axis=0))
+            for part, weights in seen
+        ]
+        return _one(choose_shared_scale(groups or [(rows, None)], smallest))
 
     def _input_scale(self, node: Node) -> float:
         return float(self.scales[node.inputs[0]][0])
