@@ -11,7 +11,7 @@ import numpy as np
 from hwattn.quant.onnx_file import OnnxModel, read_onnx
 from hwattn.quant.onnx_graph import check_finite, make_nodes, name_bases, reachable
 from hwattn.quant.onnx_interpreter import Walk, walk
-from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown, Value
+from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown
 from hwattn.quant.patterns.tokens import Tokens, tokens_of
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
@@ -248,7 +248,7 @@ def _mapped_rows(
     rows: list[MappedNode] = []
     for number in reversed(range(len(model.graph.node))):
         node = model.graph.node[number]
-        own = {name for value in steps.values[number] for name in _names_of(value, names, made)}
+        own = {name for base, settled in steps.made[number] for name in _names_of(base, settled, names, made)}
         labels = own or set().union(*(readers.get(name, set()) for name in node.output))
         for name in node.input:
             readers.setdefault(name, set()).update(labels)
@@ -260,13 +260,14 @@ def _mapped_rows(
     return rows[::-1]
 
 
-def _names_of(value: Value, names: dict[int, str], made: dict[int, list[str]]) -> list[str]:
-    """The graph nodes that were made from the base of a value."""
-    if not isinstance(value, Activation):
-        return []
-    if isinstance(value.settled, Tokens) and value.settled.base.order in names:
-        return [names[value.settled.base.order]]
-    return made.get(value.base.order, [])
+def _names_of(
+    base: Base, settled: list[object], names: dict[int, str], made: dict[int, list[str]]
+) -> list[str]:
+    """The graph nodes that were made from a base, or just the one that it was settled to."""
+    for tokens in settled:
+        if isinstance(tokens, Tokens) and tokens.base.order in names:
+            return [names[tokens.base.order]]
+    return made.get(base.order, [])
 
 
 def _chain(base: Base | None) -> list[Base]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hwattn.quant.onnx_file import OnnxModel
 from hwattn.quant.onnx_values import (
     Activation,
+    Base,
     ImageBase,
     Known,
     Moment,
@@ -58,8 +59,9 @@ class Walk:
     ----------
     context : Context
         Holds every base.
-    values : list of lists
-        The values of each node's outputs, as far as they are activations or steps towards one.
+    made : list of lists
+        For each node the bases of its results that are activations, with what they were settled to; not the
+        results themselves, whose indices are large.
     constant : list of bool
         The node depends on no image.
     refused : dict of int to Refusal
@@ -71,7 +73,7 @@ class Walk:
     """
 
     context: Context
-    values: list[list[Value]] = field(default_factory=list)
+    made: list[list[tuple[Base, list[object]]]] = field(default_factory=list)
     constant: list[bool] = field(default_factory=list)
     refused: dict[int, Refusal] = field(default_factory=dict)
     unreached: set[int] = field(default_factory=set)
@@ -93,7 +95,7 @@ def walk(model: OnnxModel, batch: int) -> Walk:
         for name, value in zip(node.output, made, strict=False):
             if name:
                 values[name] = value
-        result.values.append([value for value in made if not isinstance(value, Known)])
+        result.made.append([(value.base, value.settled) for value in made if isinstance(value, Activation)])
         result.constant.append(all(isinstance(value, Known) for value in made))
         uses.subtract(node.input)
         for name in set(node.input):
@@ -149,9 +151,9 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
         raise Refusal(f"{op} has no place in an accelerator program", REMEDIES.get(op, DEFAULT_REMEDY))
     if op in ("Shape", "Size"):
         return _shape(context, node, inputs[0])
+    handler: Handler | None = HANDLERS.get(op)
     if all(value is None or isinstance(value, Known) for value in inputs):
-        return _constant(context, node, inputs)
-    handler = HANDLERS.get(op)
+        handler = _constant
     if handler is None:
         raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
     try:

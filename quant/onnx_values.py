@@ -254,6 +254,8 @@ class Activation:
         Constants of the same shape.
     node : int
         The ONNX node that made it.
+    settled : list
+        Empty, or the `Tokens` that it was found to be; outlives the tensor in the report.
     """
 
     base: Base
@@ -262,7 +264,7 @@ class Activation:
     curve: Curve | None = None
     offset: Float | None = None
     node: int = -1
-    settled: object = field(default=None, repr=False)
+    settled: list[object] = field(default_factory=list, repr=False)
 
     def full_index(self) -> Index:
         """The indices written out."""

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from hwattn.quant.onnx_values import Activation, Base, Refusal, Value
+from hwattn.quant.onnx_values import Activation, Base, Known, Refusal, Scores, Value
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of a tensor: their indices are int32."""
@@ -37,7 +37,6 @@ class Context:
         self.opset = opset
         self.node = -1
         self.bases: list[Base] = []
-        self.made_by: dict[int, int] = {}
         self._cache: dict[tuple[object, ...], Base] = {}
 
     def new(self, kind: type[B], **fields: Any) -> B:
@@ -45,7 +44,6 @@ class Context:
         if self.batch * fields["tokens"] * fields["features"] > MAX_ELEMENTS:
             raise Refusal(f"a tensor of {fields['tokens']} tokens is too large", "use fewer tokens")
         base = kind(order=len(self.bases), **fields)
-        self.made_by[base.order] = self.node
         self.bases.append(base)
         return base
 
@@ -84,8 +82,6 @@ class Context:
 
     def constant(self, value: Value | None, what: str) -> NDArray[Any]:
         """The array of a constant input."""
-        from hwattn.quant.onnx_values import Known
-
         if isinstance(value, Known):
             return value.array
         raise Refusal(f"{what} is not a constant", "export with fixed shapes apart from the batch axis")
@@ -101,8 +97,6 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 def shape_of(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a value, where it has one."""
-    from hwattn.quant.onnx_values import Known, Scores
-
     if isinstance(value, Known):
         return value.arrays[0].shape
     if isinstance(value, Activation | Scores):

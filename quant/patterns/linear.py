@@ -16,6 +16,7 @@ from hwattn.quant.onnx_values import (
     Value,
 )
 from hwattn.quant.patterns.context import Context, attribute
+from hwattn.quant.patterns.elementwise import binary
 from hwattn.quant.patterns.tokens import describe, settle_curve, tokens_of, tokenwise
 
 
@@ -49,8 +50,6 @@ def linear(context: Context, x: Activation, weight: Known) -> Activation:
 
 def gemm(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     """Gemm of an activation and a constant matrix."""
-    from hwattn.quant.patterns.elementwise import binary
-
     x, weight, bias = (*inputs, None)[:3]
     if not isinstance(x, Activation) or not isinstance(weight, Known):
         raise Refusal(

@@ -54,9 +54,11 @@ def tokens_of(context: Context, x: Activation) -> Tokens:
     Refusal
         Rows are not tokens, or not each token of a range exactly once.
     """
-    if not isinstance(x.settled, Tokens):
-        x.settled = _tokens_of(context, x)
-    return x.settled
+    if not x.settled:
+        x.settled.append(_tokens_of(context, x))
+    (tokens,) = x.settled
+    assert isinstance(tokens, Tokens)
+    return tokens
 
 
 def _tokens_of(context: Context, x: Activation) -> Tokens:
@@ -125,7 +127,7 @@ def settle_curve(context: Context, x: Activation) -> Activation:
         if folded is not None:
             return Activation(folded, x.shape, x.index, node=x.node)
         raise Refusal(
-            f"{_describe(base)} is multiplied by {slope:g} and {intercept:g} is added",
+            f"{describe(base)} is multiplied by {slope:g} and {intercept:g} is added",
             "scale the linear layer or LayerNorm before it instead",
             x.node,
         )
@@ -138,7 +140,7 @@ def settle_curve(context: Context, x: Activation) -> Activation:
         )
     if not isinstance(base, LinearBase) or base.activation or base.weight.ndim != 2:
         raise Refusal(
-            f"{name} follows {_describe(base)}", "apply activations to the result of a linear layer", x.node
+            f"{name} follows {describe(base)}", "apply activations to the result of a linear layer", x.node
         )
     activated = context.once(
         ("activation", base.order, name),
@@ -219,7 +221,7 @@ def select_features(context: Context, base: Base, features: Index) -> Base:
     """Some features of a linear layer, in the given order."""
     if not isinstance(base, LinearBase):
         raise Refusal(
-            f"features of {_describe(base)} are taken apart or reordered",
+            f"features of {describe(base)} are taken apart or reordered",
             "split or reorder only the result of a linear layer",
         )
     return context.once(
@@ -320,7 +322,8 @@ def place_patches(context: Context, x: Activation) -> PatchBase:
     )
 
 
-def _describe(base: Base) -> str:
+def describe(base: Base) -> str:
+    """What a base is, for messages."""
     match base:
         case LinearBase():
             return "a linear layer with an activation" if base.activation else "a linear layer"
@@ -337,9 +340,6 @@ def _describe(base: Base) -> str:
     return {"AttentionBase": "attention", "AddBase": "a residual addition", "RowsBase": "a range of tokens"}[
         type(base).__name__
     ]
-
-
-describe = _describe
 
 
 def _f32(x: NDArray[np.floating]) -> NDArray[np.float32]:
