@@ -21,10 +21,16 @@ MAX_MASK_TOKENS = 1 << 16
 MAX_AXIS_TOKENS = 1 << 24
 
 
+def _items(value: Any, rank: int) -> tuple[Any, ...]:
+    """A scalar ``rank`` times, or the entries of a sequence or array."""
+    if isinstance(value, (list, tuple)):
+        return tuple(value)
+    return (value,) * rank if np.ndim(value) == 0 else tuple(value)
+
+
 def per_axis(value: Any, rank: int, name: str) -> tuple[int, ...]:
     """Integers for every axis: a scalar is broadcast, a sequence must have ``rank`` entries."""
-    items: Sequence[Any]
-    items = (value,) * rank if type(value) is int or np.ndim(value) == 0 else tuple(value)
+    items = _items(value, rank)
     if len(items) == rank and all(type(item) is int for item in items):
         return items
     if len(items) != rank:
@@ -42,7 +48,7 @@ def per_axis(value: Any, rank: int, name: str) -> tuple[int, ...]:
 
 
 def _per_axis_bool(value: Any, rank: int) -> tuple[bool, ...]:
-    items = (value,) * rank if type(value) is bool or np.ndim(value) == 0 else tuple(value)
+    items = _items(value, rank)
     if len(items) != rank or not all(isinstance(item, (bool, np.bool_)) for item in items):
         raise RefusedError(
             f"causal {items!r} for a layout of {rank} axes",
@@ -89,7 +95,7 @@ class Pattern:
         dilation: int | Sequence[int] = 1,
         causal: bool | Sequence[bool] = False,
     ) -> None:
-        shape = (layout,) if type(layout) is int or np.ndim(layout) == 0 else tuple(layout)  # type: ignore[arg-type]
+        shape = _items(layout, 1)
         if not 1 <= len(shape) <= 3:
             raise RefusedError(
                 f"a layout of {len(shape)} axes", "1, 2 or 3 axes", "flatten or split the layout"
