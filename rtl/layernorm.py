@@ -53,7 +53,7 @@ class LayerNorm(Component):
 
     Latency
     -------
-    ``36 + B + max(B, 2 * G - 1) + (rows - 1) * max(B, 2 * G, 14)`` cycles from acceptance to `done`, and 2 more with `wide`, for G = ceil(dim / lanes)
+    ``37 + B + max(B, 2 * G - 1) + (rows - 1) * max(B, 2 * G, 15)`` cycles from acceptance to `done`, and 2 more with `wide`, for G = ceil(dim / lanes)
     groups and B = G * lanes / norm_lanes beats, where nothing stalls, the buffer (of `norm_words` elements, rounded up to a power of
     two) holds some rows, and with `wide` ``lanes / norm_lanes`` is at least 3.
 

@@ -38,7 +38,7 @@ class LayerNormScale(Component):
 
     Latency
     -------
-    14 cycles from `sums` valid to `scale` valid, if the scale before has been taken by then; one row in 14 cycles.
+    15 cycles from `sums` valid to `scale` valid, if the scale before has been taken by then; one row in 15 cycles.
 
     Bit accuracy
     ------------
@@ -66,10 +66,12 @@ class LayerNormScale(Component):
 
         left, right = Signal(signed(2 * CHUNK)), Signal(signed(20))
         product = Signal(signed(2 * CHUNK + 20))
-        m.d.sync += product.eq(left * right)
+        hold = Signal()
+        with m.If(~hold):
+            m.d.sync += product.eq(left * right)
 
         total, squares = self.sums.payload.total, self.sums.payload.squares
-        row_total, significand = Signal.like(total), Signal(SIGNIFICAND_BITS)
+        row_total, factor = Signal.like(total), Signal(signed(20))
         # Intermediate sums may pass 54 bits; they are right modulo 2**56, and the last one fits
         variance, half_left = Signal(VARIANCE_BITS + 2), Signal(SHIFT_BITS)
         top = variance[36:VARIANCE_BITS]
@@ -127,25 +129,29 @@ class LayerNormScale(Component):
                 m.next = "square"
             with m.State("square"):
                 m.d.comb += [left.eq(guess.data), right.eq(guess.data)]
+                m.next = "limit"
+            with m.State("limit"):
+                square = product >> 14
+                m.d.sync += factor.eq(Mux(square >= 1 << 18, (1 << 18) - 1, square))
                 m.next = "error"
             with m.State("error"):
-                square = product >> 14
-                m.d.comb += [left.eq(top), right.eq(Mux(square >= 1 << 18, (1 << 18) - 1, square))]
+                m.d.comb += [left.eq(top), right.eq(factor)]
                 m.next = "correction"
             with m.State("correction"):
-                correction = (Const(3 * (1 << 34) + (1 << 17)) - product) >> 18
-                m.d.comb += [left.eq(guess.data), right.eq(correction)]
-                m.next = "significand"
-            with m.State("significand"):
-                rounded = (product + (1 << 16)) >> 17
-                m.d.sync += significand.eq(Mux(rounded > 65535, 65535, rounded))
+                m.d.sync += factor.eq((Const(3 * (1 << 34) + (1 << 17)) - product) >> 18)
+                m.next = "newton"
+            with m.State("newton"):
+                m.d.comb += [left.eq(guess.data), right.eq(factor)]
                 m.next = "deliver"
-            with m.State("deliver"), m.If(~self.scale.valid | self.scale.ready):
-                m.d.sync += [
-                    self.scale.valid.eq(1),
-                    self.scale.payload.total.eq(row_total),
-                    self.scale.payload.significand.eq(significand),
-                    self.scale.payload.shift.eq(31 - half_left),
-                ]
-                m.next = "squares_low"
+            with m.State("deliver"):
+                rounded = (product + (1 << 16)) >> 17
+                m.d.comb += hold.eq(1)
+                with m.If(~self.scale.valid | self.scale.ready):
+                    m.d.sync += [
+                        self.scale.valid.eq(1),
+                        self.scale.payload.total.eq(row_total),
+                        self.scale.payload.significand.eq(Mux(rounded > 65535, 65535, rounded)),
+                        self.scale.payload.shift.eq(31 - half_left),
+                    ]
+                    m.next = "squares_low"
         return m
