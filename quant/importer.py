@@ -9,9 +9,22 @@ from typing import Any
 import numpy as np
 
 from hwattn.quant.onnx_file import OnnxModel, read_onnx
-from hwattn.quant.onnx_graph import check_finite, make_nodes, name_bases, reachable
+from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
 from hwattn.quant.onnx_interpreter import Walk, walk
-from hwattn.quant.onnx_values import Activation, Base, GateBase, MixtureBase, Refusal, Unknown
+from hwattn.quant.onnx_values import (
+    Activation,
+    AddBase,
+    AttentionBase,
+    Base,
+    GateBase,
+    LinearBase,
+    MixtureBase,
+    NormBase,
+    PatchBase,
+    Refusal,
+    RowsBase,
+    Unknown,
+)
 from hwattn.quant.patterns.tokens import Tokens, tokens_of
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
@@ -36,6 +49,7 @@ __all__ = [
 ]
 
 
+_MAPPABLE = (PatchBase, NormBase, LinearBase, AttentionBase, AddBase, RowsBase)
 _NO_SOFTMAX = "remove the softmax from the model's end: return logits"
 
 
@@ -158,23 +172,20 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
             if base is not None:
                 outputs.append((number, base, _shape(value)))
         except Refusal as refusal:
-            if refusal.node is not None:
+            if refusal.node is not None and refusal.node >= 0:
                 refused.setdefault(refusal.node, refusal)
                 continue
             refused_outputs.append(
                 RefusedNode(model.graph.output[number].name, "output", refusal.reason, refusal.remedy)
             )
     roots = [base for _, base, _ in outputs]
-    bases = reachable(roots)
+    # where something is refused, the report still tells what the nodes before it became
+    bases = reachable([*roots, *(base for base in steps.frontier if isinstance(base, _MAPPABLE))])
     heads = {base.order: model.graph.output[number].name for number, base, _ in outputs}
     names = name_bases(bases, heads)
-    nodes: tuple[Node, ...] = ()
-    try:
-        nodes = make_nodes(bases, names, model.image, steps.context.tasks)
-        check_finite(nodes)
-    except Refusal as refusal:
-        last = len(model.graph.node) - 1
-        refused.setdefault(last if refusal.node is None else refusal.node, refusal)
+    nodes, impossible = make_nodes(bases, names, model.image, steps.context.tasks)
+    for blamed, reason in impossible:
+        refused.setdefault(max(0, steps.context.made_by[blamed.order]), reason)
     rows = [_refused_row(model, number, refused[number]) for number in sorted(refused)] + refused_outputs
     mapped = tuple(_mapped_rows(model, steps, bases, names, set(refused)))
     if rows or len(outputs) < len(steps.outputs):
@@ -184,7 +195,7 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
         image_shape=model.image_shape,
         task_input=model.task,
         tasks=steps.context.tasks,
-        nodes=nodes,
+        nodes=tuple(nodes),
         outputs=tuple(
             Output(
                 model.graph.output[number].name,
@@ -254,7 +265,8 @@ def _mapped_rows(
             readers.setdefault(name, set()).update(labels)
         if number in refused or number in steps.unreached:
             continue
-        text = ", ".join(sorted(labels, key=place.__getitem__)) or "unused"
+        nothing = "part of what is refused" if refused else "unused"
+        text = ", ".join(sorted(labels, key=place.__getitem__)) or nothing
         becomes = f"constant of {text}" if steps.constant[number] and labels else text
         rows.append(MappedNode(_node_name(model, number), node.op_type, becomes))
     return rows[::-1]

@@ -44,19 +44,28 @@ def reachable(roots: Iterable[Base]) -> list[Base]:
     return [found[order] for order in sorted(found)]
 
 
-def make_nodes(bases: Sequence[Base], names: dict[int, str], image: str, tasks: int) -> tuple[Node, ...]:
-    """The graph's nodes of the bases, under the given names."""
-    return tuple(_node(base, names, image, tasks) for base in bases)
+def make_nodes(
+    bases: Sequence[Base], names: dict[int, str], image: str, tasks: int
+) -> tuple[list[Node], list[tuple[Base, Refusal]]]:
+    """The graph's nodes of the bases, under the given names, and the bases that cannot be nodes."""
+    nodes: list[Node] = []
+    refused: list[tuple[Base, Refusal]] = []
+    for base in bases:
+        try:
+            node = _node(base, names, image, tasks)
+            _check_finite(node)
+            nodes.append(node)
+        except Refusal as refusal:
+            refused.append((base, refusal))
+    return nodes, refused
 
 
-def check_finite(nodes: Sequence[Node]) -> None:
-    """Refuse weights that are not finite."""
-    for node in nodes:
-        parts = [node, *(node.experts if isinstance(node, MixtureOfExperts) else ())]
-        for part in parts:
-            for value in vars(part).values():
-                if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                    raise Refusal(f"the weights of {node.name} hold infinity or NaN", "train the model again")
+def _check_finite(node: Node) -> None:
+    parts = [node, *(node.experts if isinstance(node, MixtureOfExperts) else ())]
+    for part in parts:
+        for value in vars(part).values():
+            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+                raise Refusal(f"the weights of {node.name} hold infinity or NaN", "train the model again")
 
 
 def _node(base: Base, names: dict[int, str], image: str, tasks: int) -> Node:

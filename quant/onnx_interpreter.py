@@ -27,6 +27,7 @@ from hwattn.quant.onnx_values import (
 from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, views
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
+from hwattn.quant.patterns.tokens import Tokens
 
 Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
 
@@ -68,6 +69,8 @@ class Walk:
         By node.
     unreached : set of int
         Nodes behind refused ones.
+    frontier : list of Base
+        What refused nodes read, as far as it was mapped.
     outputs : list of Value
         In the order of the model's outputs.
     """
@@ -77,6 +80,7 @@ class Walk:
     constant: list[bool] = field(default_factory=list)
     refused: dict[int, Refusal] = field(default_factory=dict)
     unreached: set[int] = field(default_factory=set)
+    frontier: list[Base] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
 
 
@@ -136,11 +140,20 @@ def _node(context: Context, node: onnx.NodeProto, inputs: list[Value | None], re
             raise Refusal(f"{node.op_type} with {count} results", DEFAULT_REMEDY)
         return made
     except Refusal as refusal:
+        result.frontier += [_mapped(value) for value in inputs if isinstance(value, Activation)]
         blamed = context.node if refusal.node is None or refusal.node < 0 else refusal.node
         result.refused.setdefault(blamed, refusal)
         if blamed != context.node:
             result.unreached.add(context.node)
         return [Unknown()] * count
+
+
+def _mapped(value: Activation) -> Base:
+    """The base that a tensor was settled to, else its own."""
+    for tokens in value.settled:
+        if isinstance(tokens, Tokens):
+            return tokens.base
+    return value.base
 
 
 def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:

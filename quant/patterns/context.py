@@ -37,6 +37,7 @@ class Context:
         self.opset = opset
         self.node = -1
         self.bases: list[Base] = []
+        self.made_by: dict[int, int] = {}
         self._cache: dict[tuple[object, ...], Base] = {}
 
     def new(self, kind: type[B], **fields: Any) -> B:
@@ -44,6 +45,7 @@ class Context:
         if self.batch * fields["tokens"] * fields["features"] > MAX_ELEMENTS:
             raise Refusal(f"a tensor of {fields['tokens']} tokens is too large", "use fewer tokens")
         base = kind(order=len(self.bases), **fields)
+        self.made_by[base.order] = self.node
         self.bases.append(base)
         return base
 
