@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-_MAPPABLE = (PatchBase, NormBase, LinearBase, AttentionBase, AddBase, RowsBase)
+_MAPPABLE = (PatchBase, NormBase, LinearBase, AttentionBase, AddBase, RowsBase, MixtureBase)
 _NO_SOFTMAX = "remove the softmax from the model's end: return logits"
 
 
@@ -180,14 +180,15 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
             )
     roots = [base for _, base, _ in outputs]
     # where something is refused, the report still tells what the nodes before it became
-    bases = reachable([*roots, *(base for base in steps.frontier if isinstance(base, _MAPPABLE))])
+    bases = reachable([*roots, *steps.frontier])
     heads = {base.order: model.graph.output[number].name for number, base, _ in outputs}
     names = name_bases(bases, heads)
-    nodes, impossible = make_nodes(bases, names, model.image, steps.context.tasks)
+    nodes, impossible = make_nodes(reachable(roots), names, model.image, steps.context.tasks)
     for blamed, reason in impossible:
         refused.setdefault(max(0, steps.context.made_by[blamed.order]), reason)
     rows = [_refused_row(model, number, refused[number]) for number in sorted(refused)] + refused_outputs
-    mapped = tuple(_mapped_rows(model, steps, bases, names, set(refused)))
+    shown: list[Base] = [base for base in bases if isinstance(base, _MAPPABLE)]
+    mapped = tuple(_mapped_rows(model, steps, shown, names, set(refused)))
     if rows or len(outputs) < len(steps.outputs):
         return ImportReport(None, mapped, tuple(rows), len(steps.unreached), (), 0, 0)
     graph = Graph(
