@@ -114,8 +114,10 @@ def test_quantizing_again_what_is_quantized(tmp_path: Path) -> None:
 
 
 def test_quantized_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_quantizer_version", lambda: "one")
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache / "own"))
     first = resolve_model("digits")
-    assert [path.name for path in (cache / "quantized").glob("*/*")] == ["model.hwq"]
+    assert [path.name for path in (cache / "own" / "quantized").glob("*/*")] == ["model.hwq"]
 
     def never(*arguments: Any) -> None:
         raise AssertionError("quantized twice")
