@@ -22,14 +22,18 @@ class ColumnWriter(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
+    groups : int
+        Groups of `lanes` columns that the transposer holds.
 
     Members
     -------
     command : In, fields of `Post`
         Hold from `start` on.
     start : In
-        Begins a command, in a cycle before its first group is `full`.
-    full, column, read_chunk, read_column, release
+        Begins a command, in a cycle before its first column is written.
+    written : In
+        A column has been written into the transposer; its group need not be complete.
+    column, read_chunk, read_column, release
         The transposer's reading side.
     act_write : Out
         Port of the activation memory.
@@ -38,7 +42,7 @@ class ColumnWriter(wiring.Component):
 
     Latency
     -------
-    The first word leaves ``ceil(rows / post_lanes) + 2`` cycles after its group is full; then
+    The first word leaves ``ceil(rows / post_lanes) + 3`` cycles after its column is written; then
     ``max(ceil(rows / post_lanes), words touched)`` cycles for each column.
 
     Bit accuracy
@@ -46,15 +50,16 @@ class ColumnWriter(wiring.Component):
     Moves data only.
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, groups: int) -> None:
         self._config = config
+        self._groups = groups
         width = config.post_lanes
         self._chunks = -(-config.rows // width)
         super().__init__(
             {
                 "command": In(command_layout(isa.Post)),
                 "start": In(1),
-                "full": In(1),
+                "written": In(1),
                 "column": In(data.ArrayLayout(ELEMENT_BITS, width)),
                 "read_chunk": Out(range(self._chunks)),
                 "read_column": Out(range(config.lanes)),
@@ -76,13 +81,15 @@ class ColumnWriter(wiring.Component):
         chunk, row = Signal(range(self._chunks)), Signal(len(self.command.rows) + 1)
         column = Signal(range(lanes))
         left = Signal(len(self.command.columns))
-        gather = self.full & (~gathered_valid | take)
+        waiting = Signal(range(self._groups * lanes + 1))  # columns written and not yet gathered
+        gather = waiting.any() & (~gathered_valid | take)
         last_chunk, last_column = row + width >= self.command.rows, left == 1
         m.d.comb += [
             self.read_chunk.eq(chunk),
             self.read_column.eq(column),
             self.release.eq(gather & last_chunk & (last_column | (column == lanes - 1))),
         ]
+        m.d.sync += waiting.eq(waiting + self.written - (gather & last_chunk))
         with m.If(take):
             m.d.sync += gathered_valid.eq(0)
         with m.If(gather):

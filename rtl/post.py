@@ -70,9 +70,9 @@ class Post(wiring.Component):
 
     Latency
     -------
-    From acceptance to the first group in the transposer: 10 cycles and its ``columns * ceil(rows / post_lanes)``; 4 more with a second
-    stage, 5 with an activation, 15 or so for the first row with `row_scale`. Then what `RowWriter` and `ColumnWriter` take for the last
-    group; earlier ones are written while later ones are filled.
+    ``columns * ceil(rows / post_lanes)`` cycles to issue, 10 until the last chunk is in the transposer (4 more with a second stage, 5 more
+    with an activation), then what `RowWriter` takes for the last group, or `ColumnWriter` for the last column: earlier ones are written
+    while later ones are filled. Before the first chunk, 2 cycles for gate weights; with `row_scale`, what `Reciprocal` takes.
 
     Bit accuracy
     ------------
@@ -117,7 +117,8 @@ class Post(wiring.Component):
         m.d.comb += [setup.command.eq(command), setup.start.eq(start)]
         connect(m, flipped(self.entry), setup.entry)
         connect(m, flipped(self.sums), setup.sums)
-        written = self._write(m, command, start, setup, transposer)
+        column_end = Signal()
+        written = self._write(m, command, start, column_end, setup, transposer)
 
         # Issue: the chunks of a column, column after column
         issue = Signal(
@@ -126,6 +127,7 @@ class Post(wiring.Component):
                     "valid": 1,
                     "chunk": range(transposer.chunks),
                     "group_column": range(config.lanes),
+                    "column_end": 1,
                     "group_end": 1,
                     "last": 1,
                 }
@@ -142,6 +144,7 @@ class Post(wiring.Component):
             issue.valid.eq(running & scaled & (~group_start | transposer.available)),
             issue.chunk.eq(chunk),
             issue.group_column.eq(group_column),
+            issue.column_end.eq(last_chunk),
             issue.group_end.eq(last_chunk & (last_column | group_column.all())),
             issue.last.eq(last_chunk & last_column),
             transposer.reserve.eq(issue.valid & group_start),
@@ -156,7 +159,8 @@ class Post(wiring.Component):
                 m.d.sync += column.eq(0)
 
         tags = delayed(m, issue, _ACTIVATED + Requantizer.DELAY, "tag")
-        self._process(m, command, issue, column, tags, setup, transposer)
+        last_tag = self._process(m, command, issue, column, tags, setup, transposer)
+        m.d.comb += column_end.eq(last_tag.column_end)
 
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
@@ -187,8 +191,11 @@ class Post(wiring.Component):
         tags: list[Any],
         setup: RowSetup,
         transposer: Transposer,
-    ) -> None:
-        """From the accumulators to the transposer; ``tags[n]`` says what has been issued n + 1 cycles ago."""
+    ) -> Any:
+        """From the accumulators to the transposer; ``tags[n]`` says what has been issued n + 1 cycles ago.
+
+        Returns what enters the transposer.
+        """
         width = self._config.post_lanes
         m.submodules.stage1 = stage1 = Requantizer(width, ACCUMULATOR_BITS + 1, ACTIVATION_INPUT_BITS)
         m.submodules.activation = activation = Activation(width, self._table)
@@ -234,6 +241,7 @@ class Post(wiring.Component):
         for i in range(width):
             result = Mux(two_stages, stage2.result[i], saturated(stage1.result[i], ELEMENT_BITS))
             m.d.sync += transposer.values[i].eq(Mux(bytewise, saturated(result, 8), result))
+        return last
 
     def _parameters(self, m: Module, command: Any, column: Signal) -> Any:
         """Read the parameters of the column that is issued; return them two cycles later."""
@@ -257,11 +265,17 @@ class Post(wiring.Component):
         return param
 
     def _write(
-        self, m: Module, command: Any, start: Signal, setup: RowSetup, transposer: Transposer
+        self,
+        m: Module,
+        command: Any,
+        start: Signal,
+        column_end: Signal,
+        setup: RowSetup,
+        transposer: Transposer,
     ) -> Signal:
         """Let the writer of the command's format empty the transposer; return that it is done."""
         m.submodules.row_writer = row_writer = RowWriter(self._config)
-        m.submodules.column_writer = column_writer = ColumnWriter(self._config)
+        m.submodules.column_writer = column_writer = ColumnWriter(self._config, transposer.groups)
         connect(m, flipped(self.act_read), row_writer.act_read)
         by_columns, done = Signal(), Signal()
         write, rows, columns = self.act_write, row_writer.act_write, column_writer.act_write
@@ -269,7 +283,7 @@ class Post(wiring.Component):
             by_columns.eq(command.format == Format.COLUMNS),
             done.eq(row_writer.done | column_writer.done),
             row_writer.full.eq(transposer.full & ~by_columns),
-            column_writer.full.eq(transposer.full & by_columns),
+            column_writer.written.eq(transposer.write & column_end & by_columns),
             row_writer.row.eq(transposer.row),
             column_writer.column.eq(transposer.column.as_value()),
             transposer.read_chunk.eq(Mux(by_columns, column_writer.read_chunk, row_writer.read_chunk)),

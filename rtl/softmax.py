@@ -52,8 +52,8 @@ class Softmax(wiring.Component):
 
     Latency
     -------
-    ``2 * keys * ceil(rows / softmax_lanes) + 15`` cycles from acceptance to the last probability, then one word per cycle for each row
-    (two with `p16`) of the last group of keys. Pass 2 waits where the words of a group take longer to write than its keys to convert.
+    ``2 * keys * ceil(rows / softmax_lanes) + 12`` cycles from acceptance, and one for each row (two with `p16`) to write the last group of
+    keys; it waits for the group before. Pass 2 stalls where the words of a group take longer to write than its keys to convert.
 
     Bit accuracy
     ------------

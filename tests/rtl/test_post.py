@@ -73,7 +73,8 @@ class World:
             v = stage1(acc, 0, multiplier[:, None], shift[:, None], table)
         else:
             base = command["param_base"] + command["expert"] * command["expert_stride"]
-            v = stage1(acc, *self.params[base : base + columns].T, table)
+            bias, multiplier, shift = self.params[base : base + columns].T
+            v = stage1(acc, bias, multiplier, shift, table)
         if command["stage2"] == Stage2.CONSTANT:
             return stage2_constant(v, command["m2"], command["s2"])
         if command["stage2"] == Stage2.GATE:
