@@ -99,8 +99,10 @@ class HostBus:
         return await self.read(address(Region.CSR, int(register)))
 
     async def control(self, bits: Control) -> None:
-        """Write to CONTROL."""
+        """Write to CONTROL, and return when it has taken effect."""
         await self.write(address(Region.CSR, Register.CONTROL), int(bits))
+        # answered after the write has been carried out: `status` is then no longer that of before
+        await self.register(Register.STATUS)
 
     async def set_register(self, register: Register, value: int) -> None:
         """Write a register."""
