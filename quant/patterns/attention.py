@@ -116,6 +116,8 @@ def scaled(p: Scores, factor: float) -> Scores:
     """Scores times a number."""
     if p.normalized:
         raise Refusal("attention probabilities are scaled", _REMEDY)
+    if not np.isfinite(factor):
+        raise Refusal(f"attention scores are multiplied by {factor}", _REMEDY)
     return Scores(p.query, p.key, p.image, p.head, p.scale * factor, p.shape)
 
 

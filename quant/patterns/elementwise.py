@@ -141,12 +141,7 @@ def _with_constant(context: Context, op: str, x: Activation, constant: Known, *,
     if len(constant.arrays) == 1 and isinstance(x.base, ConvBase) and op in ("Add", "Sub"):
         return _offset(context, op, x, constant.array, swapped=swapped)
     scalar = constant.scalar
-    fits = (
-        np.broadcast_shapes(x.shape, constant.arrays[0].shape) == x.shape
-        if _broadcasts(x, constant)
-        else False
-    )
-    if not fits:
+    if not _fits(x, constant):
         raise Refusal(
             f"a constant of shape {constant.arrays[0].shape} widens a tensor of shape {x.shape}",
             "use constants that broadcast to the tensor",
@@ -160,12 +155,12 @@ def _with_constant(context: Context, op: str, x: Activation, constant: Known, *,
     return _per_feature(context, op, x, constant, swapped=swapped)
 
 
-def _broadcasts(x: Activation, constant: Known) -> bool:
+def _fits(x: Activation, constant: Known) -> bool:
+    """The constant broadcasts to the tensor without widening it."""
     try:
-        np.broadcast_shapes(x.shape, constant.arrays[0].shape)
+        return np.broadcast_shapes(x.shape, constant.arrays[0].shape) == x.shape
     except ValueError:
         return False
-    return True
 
 
 def _offset(
