@@ -62,7 +62,8 @@ class LayerNormScale(Component):
         m.submodules.table = memory = Memory(
             shape=SIGNIFICAND_BITS, depth=256, init=[0] * RSQRT_FIRST + [int(value) for value in table]
         )
-        guess = memory.read_port()
+        read = memory.read_port()
+        guess = Signal(SIGNIFICAND_BITS)
 
         left, right = Signal(signed(2 * CHUNK)), Signal(signed(20))
         product = Signal(signed(2 * CHUNK + 20))
@@ -75,7 +76,7 @@ class LayerNormScale(Component):
         # Intermediate sums may pass 54 bits; they are right modulo 2**56, and the last one fits
         variance, half_left = Signal(VARIANCE_BITS + 2), Signal(SHIFT_BITS)
         top = variance[36:VARIANCE_BITS]
-        m.d.comb += [guess.en.eq(1), guess.addr.eq(top[10:])]
+        m.d.comb += read.en.eq(1)
 
         def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
             for shift in shifts:
@@ -124,11 +125,13 @@ class LayerNormScale(Component):
             with m.State("fine"):
                 value, count = shift_left(variance, half_left, (8, 4, 2))
                 m.d.sync += [variance.eq(value), half_left.eq(count)]
+                m.d.comb += read.addr.eq(value[VARIANCE_BITS - 8 :])
                 m.next = "look_up"
             with m.State("look_up"):
+                m.d.sync += guess.eq(read.data)
                 m.next = "square"
             with m.State("square"):
-                m.d.comb += [left.eq(guess.data), right.eq(guess.data)]
+                m.d.comb += [left.eq(guess), right.eq(guess)]
                 m.next = "limit"
             with m.State("limit"):
                 square = product >> 14
@@ -141,7 +144,7 @@ class LayerNormScale(Component):
                 m.d.sync += factor.eq((Const(3 * (1 << 34) + (1 << 17)) - product) >> 18)
                 m.next = "newton"
             with m.State("newton"):
-                m.d.comb += [left.eq(guess.data), right.eq(factor)]
+                m.d.comb += [left.eq(guess), right.eq(factor)]
                 m.next = "deliver"
             with m.State("deliver"):
                 rounded = (product + (1 << 16)) >> 17
