@@ -188,7 +188,8 @@ def _import(model: OnnxModel, batch: int) -> ImportReport:
         refused.setdefault(max(0, steps.context.made_by[blamed.order]), reason)
     rows = [_refused_row(model, number, refused[number]) for number in sorted(refused)] + refused_outputs
     shown: list[Base] = [base for base in bases if isinstance(base, _MAPPABLE)]
-    mapped = tuple(_mapped_rows(model, steps, shown, names, set(refused)))
+    shown_names = {base.order: names[base.order] for base in shown}
+    mapped = tuple(_mapped_rows(model, steps, shown, shown_names, set(refused)))
     if rows or len(outputs) < len(steps.outputs):
         return ImportReport(None, mapped, tuple(rows), len(steps.unreached), (), 0, 0)
     graph = Graph(

@@ -181,6 +181,11 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
 def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     """Evaluate a node that depends on constants and the task only."""
     known = [value for value in inputs if isinstance(value, Known)]
+    types = {value.arrays[0].dtype for value in known}
+    if node.op_type in ("Add", "Sub", "Mul", "Div") and len(types) > 1:
+        raise Refusal(
+            f"{node.op_type} of {' and '.join(sorted(map(str, types)))}", "check the model with onnx.checker"
+        )
     if node.op_type == "Gather" and len(known) == 2 and len(known[0].arrays) == 1 < len(known[1].arrays):
         size = known[0].array.shape[attribute(node, "axis", 0)]
         if size != context.tasks:

@@ -37,6 +37,8 @@ def normalize(
     features = (tokens.base.features,)
     if gamma.size not in (1, *features) or beta.size not in (1, *features):
         raise Refusal("its scale or bias is not one number per feature", "normalize over the features alone")
+    if not 0 <= epsilon < np.inf:
+        raise Refusal(f"LayerNorm with an epsilon of {epsilon}", "use a small positive epsilon, such as 1e-5")
     base = context.new(
         NormBase,
         tokens=tokens.base.tokens,

@@ -55,6 +55,8 @@ def gemm(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         raise Refusal(
             "Gemm whose second operand is no constant matrix", "multiply tokens by constant weights"
         )
+    if len(x.shape) != 2:
+        raise Refusal(f"Gemm of a tensor of shape {x.shape}", "check the model with onnx.checker")
     if attribute(node, "transA", 0):
         index = x.full_index().T
         x = Activation(x.base, index.shape, index, x.curve, None if x.offset is None else x.offset.T, x.node)
@@ -86,6 +88,7 @@ def conv(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         attribute(node, "group", 1) == 1
         and not any(attribute(node, "pads", [0]))
         and all(step == 1 for step in attribute(node, "dilations", [1]))
+        and list(attribute(node, "kernel_shape", kernel)) == kernel
         and attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
     )
     if strides != kernel or not plain:

@@ -391,3 +391,39 @@ def test_damaged_files_never_crash(tmp_path_factory, changes, length) -> None:
     with contextlib.suppress(RefusedError):
         report = import_onnx(path)
         assert (report.graph is None) == bool(report.refused)
+
+
+def _edit(model: onnx.ModelProto, random) -> None:
+    """Change one thing about a node that is not a constant."""
+    nodes = model.graph.node
+    place = random.randrange(len(nodes))
+    node = nodes[place]
+    match random.choice(["swap", "operator", "attribute", "source"]):
+        case "swap":
+            one, other = random.randrange(len(node.input)), random.randrange(len(node.input))
+            node.input[one], node.input[other] = node.input[other], node.input[one]
+        case "operator":
+            node.op_type = random.choice(["Add", "Mul", "Sub", "Div", "Relu", "Softmax", "Identity", "Neg"])
+        case "attribute":
+            for item in node.attribute:
+                item.f *= 0.5
+                item.i += random.choice([-1, 1])
+                item.ints[:] = random.sample(list(item.ints), len(item.ints))
+        case "source":
+            before = [name for other in nodes[max(0, place - 20) : place] for name in other.output]
+            node.input[random.randrange(len(node.input))] = random.choice(before or ["image"])
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.randoms(use_true_random=False))
+def test_changed_models_are_refused_or_still_right(tmp_path_factory, random) -> None:
+    model = edited()
+    _edit(model, random)
+    path = saved(model, tmp_path_factory.mktemp("changed"))
+    images = WORKLOAD.test_set()["image"][:2]
+    with contextlib.suppress(RefusedError):
+        graph = graph_of(path)
+        values = [outputs(graph, evaluate(graph, images, task), task) for task in range(2)]
+        for task, name in enumerate(("digit", "stroke")):
+            wanted = run(path, {"image": images, "task": np.array(task)})[task]
+            np.testing.assert_allclose(values[task][name], wanted, rtol=1e-3, atol=1e-3)
