@@ -62,7 +62,7 @@ def mean(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
     axes = attribute(node, "axes") if len(inputs) < 2 else np.ravel(context.constant(inputs[1], "its axes"))
     last = len(source.shape) - 1
     over = [int(axis) % (last + 1) for axis in axes] if axes is not None else None
-    if over != [last] or not attribute(node, "keepdims", 1):
+    if over != [last] or attribute(node, "keepdims", 1) != 1:
         if over is not None and last not in over:
             raise Refusal("mean pooling over the tokens", "classify from a class token, x[:, 0]")
         raise Refusal("a mean that is not over the features alone", "reduce over the last axis, keepdims=1")

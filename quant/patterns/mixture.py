@@ -58,7 +58,7 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
     x = inputs[0]
     if not isinstance(x, Activation):
         raise Refusal("TopK of something else than a gate's scores", _REMEDY)
-    if attribute(node, "axis", -1) not in (-1, len(x.shape) - 1) or not attribute(node, "largest", 1):
+    if attribute(node, "axis", -1) not in (-1, len(x.shape) - 1) or attribute(node, "largest", 1) != 1:
         raise Refusal("TopK that does not take the largest over the last axis", _REMEDY)
     k = int(np.ravel(context.constant(inputs[1], "k"))[0])
     if isinstance(x.base, GateBase) and x.base.stage == "softmax" and x.curve is None:
@@ -89,7 +89,7 @@ def total(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         raise Refusal("ReduceSum of something else than routing weights", "only sums over experts are mapped")
     axes = attribute(node, "axes") if len(inputs) < 2 else np.ravel(context.constant(inputs[1], "its axes"))
     last = len(x.shape) - 1
-    if axes is None or [int(a) % (last + 1) for a in axes] != [last] or not attribute(node, "keepdims", 1):
+    if axes is None or [int(a) % (last + 1) for a in axes] != [last] or attribute(node, "keepdims", 1) != 1:
         raise Refusal("a sum of routing weights over another axis than the experts", _REMEDY)
     return [Total(x)]
 
