@@ -27,6 +27,9 @@ _DECLARATION = re.compile(r"^  (?:input|output|inout|wire|reg) .*;\n", re.MULTIL
 # Yosys numbers these helper registers through the whole file; there is at most one name per module
 _HELPER = re.compile(r"(\\\$auto\$verilog_backend\.cc:)\d+:(dump_module)\$\d+ ")
 
+# a block that assigns a constant to part of a variable has nothing to wait for, and never runs
+_CONSTANT_BLOCK = re.compile(r"^  always @\*\n(?P<assignment>    [^\n]+ = \d+'[bdh][0-9a-f]+;\n)", re.MULTILINE)
+
 
 def script_path(name: str) -> Path | None:
     """Return a console script of this Python environment, or one on the PATH.
@@ -89,7 +92,7 @@ def merge_equal_modules(text: str) -> str:
         The same design. Of equal modules the first one's name stays, and instances of the others refer to it. Submodules are
         compared first, so that equal trees merge as a whole.
     """
-    text = _HELPER.sub(r"\1\2 ", text)
+    text = _CONSTANT_BLOCK.sub(r"  initial\n\g<assignment>", _HELPER.sub(r"\1\2 ", text))
     modules = {match["name"].strip(): match for match in _MODULE.finditer(text)}
     kept: dict[str, str] = {}  # name -> name of the module that stands for it
     first_with: dict[str, str] = {}  # text without its own name -> name

