@@ -87,8 +87,10 @@ class Driver:
     def __init__(self, transport: Transport, config: AcceleratorConfig) -> None:
         self.transport = transport
         self.config = config
-        self._sequence = 0
+        self._sequence = dict.fromkeys(Operation, 0)
         self.identity = self._identify()
+        # the machine skips a write numbered like the write before it, and an earlier host may have ended with any number
+        self.write(address(Region.CSR, Register.CONTROL), [0])
 
     def load(self, program: Program) -> None:
         """Write a program into the machine's memories, unless it is there already.
@@ -192,7 +194,7 @@ class Driver:
             if status & Status.ERROR:
                 cause, position = self.read(address(Region.CSR, Register.ERROR), 2)
                 raise FailedError(
-                    f"the machine stopped at instruction {position}: {ErrorCause(cause).name.lower()}",
+                    f"the machine stopped at instruction {position}: {_cause(cause)}",
                     "a run to the end",
                     "load the program again",
                 )
@@ -232,8 +234,9 @@ class Driver:
 
     def _exchange(self, operation: Operation, target: int, count: int, units: Sequence[int]) -> list[int]:
         """Send a frame until a good answer comes."""
-        self._sequence = (self._sequence + 1) & 255
-        frame = request_frame(self._sequence, operation, target, count, units)
+        # counted apart: after 255 reads a write would else be numbered like the one before it, and skipped
+        number = self._sequence[operation] = (self._sequence[operation] + 1) & 255
+        frame = request_frame(number, operation, target, count, units)
         for _ in range(TRIES):
             self.transport.send(frame)
             answer = parse_answer(self.transport.receive(answer_bytes(operation, count)))
@@ -241,13 +244,19 @@ class Driver:
                 continue
             sequence, status, values = answer
             expected = count if operation == Operation.READ else 0
-            if sequence == self._sequence and status == LinkStatus.OK and len(values) == expected:
+            if sequence == number and status == LinkStatus.OK and len(values) == expected:
                 return values
         raise FailedError(
             f"no good answer after {TRIES} tries",
             "a machine on the other end of the line",
             "check the port, the speed of the line and that the board holds the bitstream",
         )
+
+
+def _cause(number: int) -> str:
+    """Return the words for a number of `ErrorCause`."""
+    known = ErrorCause._value2member_map_.get(number)
+    return known.name.lower().replace("_", " ") if isinstance(known, ErrorCause) else f"cause {number}"
 
 
 def _frames(count: int) -> Iterator[tuple[int, int]]:
