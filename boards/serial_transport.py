@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import serial
 
-from hwattn.spec.errors import RefusedError
+from hwattn.spec.errors import FailedError, RefusedError
+from hwattn.spec.link import COUNT_MAX, Operation, answer_bytes
 
 ANSWER_SECONDS = 0.5
-"""How long an answer may take beyond the time on the line."""
+"""How long an answer may take beyond its time on the line."""
+
+BITS_PER_BYTE = 10
 
 
 class SerialTransport:
@@ -28,8 +33,11 @@ class SerialTransport:
     """
 
     def __init__(self, port: str, baud: int) -> None:
+        # a request is as long as an answer, but for a few bytes
+        line_seconds = 2 * answer_bytes(Operation.READ, COUNT_MAX) * BITS_PER_BYTE / baud
+        limit = ANSWER_SECONDS + line_seconds
         try:
-            self._port = serial.Serial(port, baud, timeout=ANSWER_SECONDS, write_timeout=ANSWER_SECONDS)
+            self._port = serial.Serial(port, baud, timeout=limit, write_timeout=limit)
         except (serial.SerialException, ValueError) as error:
             raise RefusedError(
                 f"the serial port {port} cannot be opened ({error})",
@@ -39,12 +47,26 @@ class SerialTransport:
 
     def send(self, frame: bytes) -> None:
         """Send bytes, after throwing away what was received before."""
-        self._port.reset_input_buffer()
-        self._port.write(frame)
+        with self._failures():
+            self._port.read(self._port.in_waiting)
+            self._port.write(frame)
 
     def receive(self, count: int) -> bytes:
         """Return `count` bytes, or fewer when no more have come in time."""
-        return bytes(self._port.read(count))
+        with self._failures():
+            return bytes(self._port.read(count))
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn a port that fails, as when its cable is pulled, into an error for people."""
+        try:
+            yield
+        except OSError as error:
+            raise FailedError(
+                f"the serial port {self._port.port} failed ({error})",
+                "a port that stays open",
+                "check the cable and start again",
+            ) from error
 
     def close(self) -> None:
         """Close the port."""
