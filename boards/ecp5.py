@@ -59,7 +59,6 @@ def build(board: Board, machine: SerialMachine, folder: Path, seed: int, progres
         The design does not fit, or misses its clock; the message says by how much and what to lower.
     """
     result = BuildResult()
-    _check_fit(board, _least(machine.config, board), "at least ")
     progress("elaborate")
     platform = board.platform()
     plan = platform.prepare(BoardTop(machine), name=NAME, do_program=False)
@@ -108,6 +107,17 @@ def _cells(netlist: dict[str, Any]) -> dict[str, int]:
     counts = {name: cells[cell] for name, cell in _CELLS.items()}
     counts["lut"] = sum(count * cells[cell] for cell, count in _COMB.items())
     return counts
+
+
+def check_size(board: Board, config: AcceleratorConfig) -> None:
+    """Raise when a machine cannot fit, whatever the tools do.
+
+    Raises
+    ------
+    FailedError
+        The message says by how much and what to lower.
+    """
+    _check_fit(board, _least(config, board), "at least ")
 
 
 def _least(config: AcceleratorConfig, board: Board) -> dict[str, int]:

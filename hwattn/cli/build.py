@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ HELP = (
 )
 
 TOP = "hwattn"
+VERILOG = "hwattn.v"
 GOLDEN_IMAGES = 8
 
 
@@ -64,14 +66,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Build and report."""
     board = find_board(args.board)
-    _check_folder(args.output, args.force)
+    target = args.output.resolve()
+    _check_folder(target, args.force)
+    _check_folder(_failed_folder(target), True)
     resolved = None if args.empty else resolve_model(args.model, args.calibration)
     config = accelerator_config(args, board.preset)
+    if args.stage == "bitstream":
+        ecp5.check_size(board, config)
     program = compile_model(resolved.model, config) if resolved else None
-    with _complete_folder(args.output, args.force) as folder:
+    with _complete_folder(target) as folder:
         machine = SerialMachine(config, board.divisor, program)
         out.print("writing Verilog ...")
-        (folder / "hwattn.v").write_text(to_verilog(machine, TOP))
+        (folder / VERILOG).write_text(to_verilog(machine, TOP))
         cycles = _write_program(folder, program, resolved) if program and resolved else None
         _write_settings(folder, board, config, program)
         built = BuildResult()
@@ -86,16 +92,32 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _check_folder(target: Path, force: bool) -> None:
-    if target.exists() and not (target.is_dir() and (force or not any(target.iterdir()))):
+    """Refuse a target that exists, before any work; ``--force`` replaces what an earlier build has made, and nothing else."""
+    parent = next(folder for folder in target.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RefusedError(
-            f"{target} exists" + ("" if target.is_dir() else " and is a file"),
+            f"{parent} cannot be written to", "a folder to make another in", "name another one"
+        )
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / VERILOG).is_file():
+        found = "is a file" if target.is_file() else "holds other files than a build's"
+        raise RefusedError(f"{target} {found}", "a new or empty folder", "name another one")
+    if not force:
+        raise RefusedError(
+            f"{target} holds an earlier build",
             "a new or empty folder",
-            "name another one, or add --force to replace a folder",
+            "name another one, or add --force to replace it",
         )
 
 
+def _failed_folder(target: Path) -> Path:
+    """Return where the logs of a failed build go."""
+    return target.with_name(f"{target.name}.failed")
+
+
 @contextmanager
-def _complete_folder(target: Path, force: bool) -> Iterator[Path]:
+def _complete_folder(target: Path) -> Iterator[Path]:
     """Yield a folder under a temporary name beside `target`, which it becomes if nothing goes wrong.
 
     What a failed build has made (logs, netlist) is kept beside it under the name ``DIR.failed``.
@@ -103,8 +125,9 @@ def _complete_folder(target: Path, force: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     scratch.chmod(0o755)
-    failed = target.with_name(f"{target.name}.failed")
-    shutil.rmtree(failed, ignore_errors=True)
+    failed = _failed_folder(target)
+    if failed.exists():
+        shutil.rmtree(failed)
     try:
         yield scratch
         if target.exists():

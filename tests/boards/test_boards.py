@@ -37,9 +37,7 @@ def test_the_line_runs_at_a_whole_number_of_cycles_per_bit(board: Board) -> None
 
 
 def test_the_preset_can_fit(board: Board) -> None:
-    config = load_preset(board.preset)
-    for name, count in ecp5._least(config, board).items():
-        assert count <= getattr(board.resources, name)
+    ecp5.check_size(board, load_preset(board.preset))
 
 
 def test_the_platform_is_the_board(board: Board) -> None:

@@ -11,7 +11,6 @@ import pytest
 from hwattn.boards import ecp5
 from hwattn.boards.board import find_board
 from hwattn.boards.flow import BuildResult, Usage, run_tool
-from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import load_preset
 from hwattn.spec.errors import FailedError, RefusedError
 
@@ -101,15 +100,11 @@ def test_what_does_not_fit_is_told_by_how_much(resource: str, count: int, messag
         ({"weight_words": 1 << 17}, "at least 463 RAM, and ulx3s-85f has 208: 255 too many"),
     ],
 )
-def test_what_cannot_fit_is_refused_before_any_work(
-    changes: dict[str, int], message: str, tmp_path: Path
-) -> None:
-    machine = SerialMachine(load_preset("digits").replace(**changes), BOARD.divisor)
-    stages: list[str] = []
+def test_what_cannot_fit_is_known_before_any_work(changes: dict[str, int], message: str) -> None:
+    config = load_preset("digits")
+    ecp5.check_size(BOARD, config)
     with pytest.raises(FailedError, match=message):
-        ecp5.build(BOARD, machine, tmp_path, 1, stages.append)
-    assert stages == []
-    assert list(tmp_path.iterdir()) == []
+        ecp5.check_size(BOARD, config.replace(**changes))
 
 
 def test_counts_the_cells_of_a_netlist() -> None:

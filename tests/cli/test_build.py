@@ -1,0 +1,181 @@
+"""``hwattn build``: refusals before any work, what lies in the folder, and what is left of a failed build."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwattn.boards.board import Board
+from hwattn.boards.flow import BuildResult, Stage, Usage
+from hwattn.cli import build
+from hwattn.cli.main import main
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.config import load_preset
+from hwattn.spec.errors import FailedError
+from hwattn.spec.program_file import load_program
+
+BOARD = ["build", "--board", "ulx3s-85f"]
+
+
+def forbidden(*arguments: object) -> Any:
+    raise AssertionError("work was done")
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a refusal comes too late."""
+    for name in ("to_verilog", "simulate", "compile_model"):
+        monkeypatch.setattr(build, name, forbidden)
+    monkeypatch.setattr(build.ecp5, "build", forbidden)
+
+
+REFUSALS = [
+    (["build", "--board", "icebreaker", "-o", "{tmp}/new"], "no board icebreaker; expected one of ulx3s-85f"),
+    (["build", "-o", "{tmp}/new"], "--board"),
+    (BOARD, "-o/--output"),
+    ([*BOARD, "-o", "{tmp}/file"], "file is a file; expected a new or empty folder"),
+    ([*BOARD, "-o", "{tmp}/file", "--force"], "file is a file; expected a new or empty folder"),
+    ([*BOARD, "-o", "{tmp}/file/below"], "file cannot be written to; expected a folder to make another in"),
+    ([*BOARD, "-o", "{tmp}", "--force"], "holds other files than a build's"),
+    ([*BOARD, "-o", "{tmp}/built"], "built holds an earlier build; expected a new or empty folder"),
+    ([*BOARD, "-o", "{tmp}/kept"], "kept.failed holds other files than a build's"),
+    ([*BOARD, "-o", "{tmp}/new", "--set", "rows=none"], "--set rows=none"),
+    ([*BOARD, "-o", "{tmp}/new", "--set", "lanes=3"], "lanes=3; expected lanes of a power of two"),
+    ([*BOARD, "-o", "{tmp}/new", "--stage", "netlist"], "--stage"),
+    ([*BOARD, "-o", "{tmp}/new", "no-such-model"], "no-such-model"),
+]
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS)
+def test_refusals(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name, entry in [("built", build.VERILOG), ("kept.failed", "notes.txt")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / entry).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([word.format(tmp=tmp_path) for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert main([*BOARD, "-o", str(closed / "new")]) == 2
+    assert f"{closed} cannot be written to; expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_machine_that_cannot_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BOARD, "-o", str(tmp_path / "new"), "--set", "rows=40"]) == 1
+    error = capsys.readouterr().err
+    assert "at least 320 DSP, and ulx3s-85f has 156: 164 too many" in error
+    assert "lower rows or lanes (--set rows=...)" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verilog_of_an_empty_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new" / "out"
+    settings = ["--config", "tiny", "--set", "weight_words=64"]
+    arguments = [*BOARD, "--stage", "verilog", "--empty", "-o", str(target), *settings, "--json"]
+    assert main(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["files"] == ["driver.json", "hwattn.v", "report.json"]
+    assert sorted(entry.name for entry in target.iterdir()) == document["files"]
+    assert [entry.name for entry in target.parent.iterdir()] == ["out"]
+    assert document["multipliers"] == 12
+    assert document["fmax_mhz"] is document["latency_ms"] is document["program_hash"] is None
+    assert "module hwattn(" in (target / "hwattn.v").read_text()
+    config = load_preset("tiny").replace(weight_words=64)
+    driver = json.loads((target / "driver.json").read_text())
+    assert driver["config"] == config.as_dict()
+    assert driver["config_hash"] == f"{config.hash:08x}"
+    assert (driver["baud"], driver["program"]) == (1_000_000, None)
+
+
+@pytest.fixture
+def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None], None]:
+    """Tools that take no time; call with what place and route ends with."""
+    monkeypatch.setattr(build, "to_verilog", lambda machine, top: f"module {top}(); endmodule\n")
+    monkeypatch.setattr(build, "SerialMachine", lambda *parameters: None)
+    monkeypatch.setattr(build, "simulator_version", lambda simulator: None)
+
+    def ends_with(error: Exception | None) -> None:
+        def place_and_route(
+            board: Board, machine: None, folder: Path, seed: int, progress: Callable[[str], None]
+        ) -> BuildResult:
+            progress("place and route")
+            (folder / "place_and_route.log").write_text("placing")
+            if error is not None:
+                raise error
+            (folder / "hwattn.bit").write_bytes(b"bits")
+            resources = {name: Usage(1, 2) for name in ("lut", "ff", "dsp", "ram")}
+            return BuildResult(resources, 31.5, ["a", "b"], [Stage("nextpnr-ecp5", 1.0)])
+
+        monkeypatch.setattr(build.ecp5, "build", place_and_route)
+
+    return ends_with
+
+
+def test_the_folder_of_a_model(
+    quick_tools: Callable[[Exception | None], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick_tools(None)
+    target = tmp_path / "out"
+    assert main([*BOARD, "digits", "-o", str(target), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"schema_version": 1, **json.loads((target / "report.json").read_text())}
+    assert document["fmax_mhz"] == 31.5
+    assert document["resources"]["dsp"] == {"used": 1, "available": 2}
+    program = load_program(target / "program.hwp")
+    assert document["program_hash"] == f"{program.hash:08x}"
+    with np.load(target / "golden.npz") as golden:
+        images = golden["image"]
+        assert images.shape == (build.GOLDEN_IMAGES, *program.image.shape)
+        for task in range(len(program.entries)):
+            for name, integers in Executor(program).run(images, task).integers.items():
+                assert np.array_equal(golden[name], integers)
+    (target / "mine").write_text("")
+    assert main([*BOARD, "digits", "-o", str(target), "--force"]) == 0
+    assert sorted(entry.name for entry in target.iterdir()) == document["files"]
+    assert "Fmax 31.5 MHz; it will run at 25 MHz." in capsys.readouterr().out
+
+
+def test_a_failed_build_leaves_its_logs_beside_the_folder(
+    quick_tools: Callable[[Exception | None], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, failed = tmp_path / "out", tmp_path / "out.failed"
+    quick_tools(FailedError("it is 3 MHz short", "a design that meets its clock", "lower rows"))
+    for _ in range(2):
+        assert main([*BOARD, "--empty", "-o", str(target)]) == 1
+        error = capsys.readouterr().err
+        assert (
+            f"it is 3 MHz short; expected a design that meets its clock; lower rows; logs are in {failed}"
+            in error
+        )
+        assert [entry.name for entry in tmp_path.iterdir()] == ["out.failed"]
+        assert (failed / "place_and_route.log").read_text() == "placing"
+    quick_tools(None)
+    assert main([*BOARD, "--empty", "-o", str(target)]) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_build_leaves_nothing(
+    quick_tools: Callable[[Exception | None], None], tmp_path: Path
+) -> None:
+    quick_tools(KeyboardInterrupt())  # type: ignore[arg-type]
+    assert main([*BOARD, "--empty", "-o", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
