@@ -48,11 +48,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0], help="default: %(default)s")
     parser.add_argument("--free", action="store_true", help="only run free, without single-stepping")
     parser.add_argument(
+        "--whole",
+        type=int,
+        default=1,
+        metavar="N",
+        help="for N images of each task compare the whole memory after every instruction, by its CRC-32; for the others the words that "
+        "each instruction changes, and the whole memory after every 64th (default: %(default)s)",
+    )
+    parser.add_argument(
         "--readback",
         type=int,
         default=0,
         metavar="N",
-        help="read the whole memory back after every instruction for N images of each task, instead of its CRC-32",
+        help="for N images of each task read the whole memory back word by word after every instruction",
     )
     parser.add_argument(
         "--waves", type=Path, metavar="DIR", help="write a waveform and a GTKWave save file there"
@@ -85,7 +93,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             tasks,
             args.simulator,
             step=not args.free,
-            readback=max(args.readback, 0),
+            whole=args.whole,
+            readback=args.readback,
             waves=args.waves,
         )
     _report(program, result, args.simulator, out)

@@ -52,7 +52,7 @@ def drive_over_pins(
         folder = Path(scratch)
         result = folder / "findings.json"
         job = Job(
-            str(folder / "program.hwp"), str(folder / "images.npy"), list(tasks), False, False, 0, str(result)
+            str(folder / "program.hwp"), str(folder / "images.npy"), list(tasks), False, False, 0, 0, str(result)
         )
         save_program(program, Path(job.program))
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)

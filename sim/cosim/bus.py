@@ -19,6 +19,9 @@ from hwattn.spec.registers import COUNTERS, Control, Region, Register, Status, a
 CLOCK_NS = 10
 """Clock period of a simulation; nothing depends on it."""
 
+WRITE_CYCLES = 3
+"""Cycles that the host's bus takes for a write."""
+
 
 class HungError(Exception):
     """The machine did not come to rest in time; the message names the instruction and unit that stalled."""
@@ -66,6 +69,12 @@ class HostBus:
         self.reset.value = 0
         await FallingEdge(self.clock)
 
+    async def _cycles(self, count: int) -> None:
+        """Let cycles pass from one falling edge to another, without a wake-up in each."""
+        # a timer that ended at the edge itself might fire before or after it
+        await Timer(count * CLOCK_NS - CLOCK_NS // 2, unit="ns")
+        await FallingEdge(self.clock)
+
     async def _request(self, word: int) -> None:
         # between falling edges: outputs have settled, and inputs are stable at the rising edge
         self.payload.value = word
@@ -78,7 +87,6 @@ class HostBus:
     async def write(self, target: int, value: int) -> None:
         """Write one 32-bit unit."""
         await self._request(1 | target << 1 | (value & 0xFFFFFFFF) << 33)
-        await Timer(CLOCK_NS, unit="ns")
 
     async def read(self, source: int) -> int:
         """Read one 32-bit unit."""
@@ -90,9 +98,15 @@ class HostBus:
         return value
 
     async def write_units(self, region: Region, first: int, units: Iterable[int]) -> None:
-        """Write consecutive units of a region."""
+        """Write consecutive units of a region, of a machine at rest: then a write takes `WRITE_CYCLES`, and need not be waited for."""
+        while not int(self.ready.value):
+            await FallingEdge(self.clock)
+        self.valid.value = 1
         for number, value in enumerate(units):
-            await self.write(address(region, first + number), value)
+            self.payload.value = 1 | address(region, first + number) << 1 | (value & 0xFFFFFFFF) << 33
+            await self._cycles(WRITE_CYCLES)
+            assert int(self.ready.value), "the host is not ready for the next write"
+        self.valid.value = 0
 
     async def register(self, register: int) -> int:
         """Read a register."""
@@ -114,9 +128,17 @@ class HostBus:
         units = [await self.read(start + unit) for unit in range(words * lanes // 4)]
         return np.array(units, "<u4").view(np.uint8).reshape(words, lanes)
 
-    async def act_crc(self) -> int:
-        """CRC-32 of the range that SCAN_BASE and SCAN_WORDS hold."""
-        await self.control(Control.SCAN)
+    async def scan(self, bits: Control, first: int, words: int) -> None:
+        """Compute the CRC-32 of words of the activation memory (SCAN), or write zeros to them (CLEAR)."""
+        await self.set_register(Register.SCAN_BASE, first)
+        await self.set_register(Register.SCAN_WORDS, words)
+        await self.write(address(Region.CSR, Register.CONTROL), int(bits))
+        # the host's bus is busy for so long: no use in asking every cycle
+        await self._cycles(words)
+
+    async def act_crc(self, first: int, words: int) -> int:
+        """CRC-32 of words of the activation memory."""
+        await self.scan(Control.SCAN, first, words)
         return await self.register(Register.SCAN_CRC)
 
     async def counters(self) -> Counters:

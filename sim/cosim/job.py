@@ -28,8 +28,11 @@ class Job:
         Load the program over the host's bus; else the machine was built with it.
     step : bool
         Compare after every instruction in single-step mode; every run is compared running free in any case.
+    whole : int
+        For so many images of each task, the CRC-32 of the whole activation memory is compared after every instruction; for the others
+        that of the words between the first and the last that the instruction changes, and the whole memory after every 64th.
     readback : int
-        For so many images of each task, read the whole activation memory back after every instruction; else compare its CRC-32.
+        For so many images of each task, the whole memory is read back word by word after every instruction.
     result : str
         Path of the JSON file to write.
     """
@@ -39,6 +42,7 @@ class Job:
     tasks: list[int]
     load: bool
     step: bool
+    whole: int
     readback: int
     result: str
 

@@ -79,6 +79,7 @@ def simulate(
     simulator: Simulator = "verilator",
     *,
     step: bool = True,
+    whole: int = 1,
     readback: int = 0,
     waves: Path | None = None,
 ) -> CosimResult:
@@ -95,8 +96,9 @@ def simulate(
         slow to run and quick to build, it is part of the build.
     step : bool
         Also compare after every instruction, in single-step mode.
-    readback : int
-        For so many images of each task compare the whole memory after every instruction, read back; for the others its CRC-32.
+    whole, readback : int
+        For so many images of each task compare the whole memory after every instruction, by its CRC-32 or read back word by word; for
+        the other images what each instruction changes. See `Job`.
     waves : Path, optional
         Folder for a waveform of the whole simulation and a GTKWave save file.
 
@@ -121,6 +123,7 @@ def simulate(
             tasks=list(tasks),
             load=load,
             step=step,
+            whole=whole,
             readback=readback,
             result=str(folder / "findings.json"),
         )
