@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect
 
+from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS, Machine
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
@@ -31,6 +32,8 @@ class SerialMachine(wiring.Component):
         Serial line, eight data bits, no parity, one stop bit; frames as in ``spec.link``.
     status : Out(4)
         Bits of ``spec.registers.Status``.
+    request : In(host_request()), response : Out(host_response())
+        The machine's bus, beside the link and before it: for testbenches. On a board it stays unconnected.
 
     Latency
     -------
@@ -41,7 +44,15 @@ class SerialMachine(wiring.Component):
         self.config = config
         self.divisor = divisor
         self.program = program
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
+        super().__init__(
+            {
+                "rx": In(1, init=1),
+                "tx": Out(1, init=1),
+                "status": Out(STATUS_BITS),
+                "request": In(host_request()),
+                "response": Out(host_response()),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -51,7 +62,28 @@ class SerialMachine(wiring.Component):
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         connect(m, receiver.bytes, link.received)
         connect(m, link.sent, transmitter.bytes)
-        connect(m, link.request, machine.request)
-        connect(m, machine.response, link.response)
+        # the machine answers a read before it takes the next request: one bit says whose answer comes
+        direct = Signal()
+        with m.If(self.request.valid):
+            m.d.comb += [
+                machine.request.payload.eq(self.request.payload),
+                machine.request.valid.eq(1),
+                self.request.ready.eq(machine.request.ready),
+            ]
+        with m.Else():
+            m.d.comb += [
+                machine.request.payload.eq(link.request.payload),
+                machine.request.valid.eq(link.request.valid),
+                link.request.ready.eq(machine.request.ready),
+            ]
+        with m.If(machine.request.valid & machine.request.ready):
+            m.d.sync += direct.eq(self.request.valid)
+        m.d.comb += [
+            self.response.payload.eq(machine.response.payload),
+            link.response.payload.eq(machine.response.payload),
+            self.response.valid.eq(machine.response.valid & direct),
+            link.response.valid.eq(machine.response.valid & ~direct),
+            machine.response.ready.eq(Mux(direct, self.response.ready, link.response.ready)),
+        ]
         m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), self.status.eq(machine.status)]
         return m

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from hwattn.cli.main import main
 
 FOLDER = Path("build") / "demo"
 
-STEPS: tuple[tuple[str, str], ...] = (
-    ("what this machine has", "check"),
-    ("every ONNX node becomes part of a graph, or is refused", "import digits"),
-    (
+
+@dataclass(frozen=True)
+class Step:
+    """A command, what it shows, and whether it runs beside the steps after it, to be waited for at the end."""
+
+    text: str
+    command: str
+    beside: bool = False
+
+
+STEPS: tuple[Step, ...] = (
+    Step("what this machine has", "check"),
+    Step("every ONNX node becomes part of a graph, or is refused", "import digits"),
+    Step(
         "integers: int8 weights and activations, calibrated on images",
         f"quantize digits -o {FOLDER}/digits.hwq",
     ),
-    ("float against integers on all held-out images", f"eval {FOLDER}/digits.hwq"),
-    (
-        "RTL against integers: the memory after every instruction, then all queues overlapping",
+    Step(
+        "the bitstream, by open tools",
+        f"build {FOLDER}/digits.hwq --board ulx3s-85f -o {FOLDER}/ulx3s-85f --force",
+        beside=True,
+    ),
+    Step("float against integers on all held-out images", f"eval {FOLDER}/digits.hwq"),
+    Step(
+        "RTL against integers: memory after every instruction, then all queues overlapping",
         f"sim {FOLDER}/digits.hwq --images 8",
     ),
-    (
+    Step(
         "the board's system: the host's driver over simulated UART pins",
         f"sim {FOLDER}/digits.hwq --images 2 --uart",
     ),
-    (
-        "the bitstream, by open tools",
-        f"build {FOLDER}/digits.hwq --board ulx3s-85f -o {FOLDER}/ulx3s-85f --force",
-    ),
 )
-"""What each step shows, and the command."""
 
 
 def demo() -> int:
@@ -41,22 +55,48 @@ def demo() -> int:
     Returns
     -------
     int
-        Exit code of the last step.
+        Exit code of the step that failed, or 0.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    for number, (text, command) in enumerate(STEPS, 1):
-        print(f"\n[{number}/{len(STEPS)}] {text}\n$ hwattn {command}", flush=True)
-        started = time.monotonic()
-        code = main(shlex.split(command))
-        print(f"({time.monotonic() - started:.0f} s)", flush=True)
-        if code:
-            print(f"The demo stops here: hwattn {command} ended with code {code}.", file=sys.stderr)
-            return code
+    waiting: list[tuple[Step, subprocess.Popen[str], IO[str]]] = []
+    try:
+        for number, step in enumerate(STEPS, 1):
+            print(f"\n[{number}/{len(STEPS)}] {step.text}\n$ hwattn {step.command}", flush=True)
+            if step.beside:
+                print("(runs beside the next steps; its output comes at the end)", flush=True)
+                waiting.append((step, *_start(step.command)))
+                continue
+            started = time.monotonic()
+            code = main(shlex.split(step.command))
+            print(f"({time.monotonic() - started:.0f} s)", flush=True)
+            if code:
+                return _failed(step, code)
+        for step, process, written in waiting:
+            code = process.wait()
+            written.seek(0)
+            print(f"\n$ hwattn {step.command}\n{written.read()}", flush=True)
+            if code:
+                return _failed(step, code)
+    finally:
+        for _, process, _ in waiting:
+            process.kill()
     print(
-        f"\nDone in {time.monotonic() - begun:.0f} s. The bitstream and all that belongs to it: {FOLDER}/ulx3s-85f"
+        f"Done in {time.monotonic() - begun:.0f} s. The bitstream and all that belongs to it: {FOLDER}/ulx3s-85f"
     )
     return 0
+
+
+def _start(command: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Start a command whose output is kept for later."""
+    written = tempfile.TemporaryFile("w+")
+    words = [sys.executable, "-m", "hwattn.cli.main", *shlex.split(command)]
+    return subprocess.Popen(words, stdout=written, stderr=subprocess.STDOUT, text=True), written
+
+
+def _failed(step: Step, code: int) -> int:
+    print(f"The demo stops here: hwattn {step.command} ended with code {code}.", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -9,18 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.cli.uart_testbench import DIVISOR_VARIABLE
-from hwattn.rtl.system import SerialMachine
-from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
+from hwattn.sim.cosim.session import TOP, machine_verilog
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
-
-SIMULATION_DIVISOR = 4
-"""Clock cycles per bit in simulation: the fastest line that the receiver can read."""
-
-TOP = "hwattn"
 
 
 def drive_over_pins(
@@ -34,7 +27,8 @@ def drive_over_pins(
     images : ndarray of float32, shape (images, channels, height, width)
     tasks : sequence of int
     preloaded : bool
-        The machine's memories hold the program from the start, as with a bitstream built for it; else the driver loads it.
+        The memories hold the program before the driver comes, as after the bitstream has been loaded (the testbench writes it over
+        the machine's bus); else the driver loads it over the line.
 
     Returns
     -------
@@ -46,13 +40,19 @@ def drive_over_pins(
     FailedError
         The driver gave up, or the simulation failed.
     """
-    machine = SerialMachine(program.config, SIMULATION_DIVISOR, program if preloaded else None)
-    built = runner.build(to_verilog(machine, TOP), TOP)
+    built = runner.build(machine_verilog(program.config), TOP)
     with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
         folder = Path(scratch)
         result = folder / "findings.json"
         job = Job(
-            str(folder / "program.hwp"), str(folder / "images.npy"), list(tasks), False, False, 0, 0, str(result)
+            str(folder / "program.hwp"),
+            str(folder / "images.npy"),
+            list(tasks),
+            preloaded,
+            False,
+            0,
+            0,
+            str(result),
         )
         save_program(program, Path(job.program))
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
@@ -61,6 +61,6 @@ def drive_over_pins(
             built,
             "hwattn.cli.uart_testbench",
             folder / "run",
-            environment={JOB_VARIABLE: str(folder / "job.json"), DIVISOR_VARIABLE: str(SIMULATION_DIVISOR)},
+            environment={JOB_VARIABLE: str(folder / "job.json")},
         )
         return Findings.load_file(result)

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import cocotb
 import numpy as np
-from cocotb.clock import Clock
 from cocotb.handle import HierarchyObject
 from cocotb.task import bridge, resume
-from cocotb.triggers import ClockCycles, FallingEdge, Timer
+from cocotb.triggers import FallingEdge, Timer
 from cocotb.utils import get_sim_time
 
 from hwattn.boards.driver import Driver
-from hwattn.sim.cosim.bus import CLOCK_NS
+from hwattn.sim.cosim.bus import CLOCK_NS, HostBus
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job, Run
+from hwattn.sim.cosim.session import DIVISOR
 from hwattn.spec.program_file import load_program
 from hwattn.spec.registers import Register
+from hwattn.spec.transfer import program_blocks
 
-DIVISOR_VARIABLE = "HWATTN_UART_DIVISOR"
 ANSWER_BYTES = 2000
 """Byte times that an answer may take to begin or go on."""
 
@@ -85,12 +85,12 @@ async def driver_over_pins(dut: HierarchyObject) -> None:
     job = Job.load_file(Path(os.environ[JOB_VARIABLE]))
     program, images = load_program(Path(job.program)), np.load(job.images)
     findings = Findings()
-    pins = SimulatedPins(dut, int(os.environ[DIVISOR_VARIABLE]))
-    dut.rx.value, dut.rst.value = 1, 1
-    Clock(dut.clk, CLOCK_NS, unit="ns").start()
-    await ClockCycles(dut.clk, 4)
-    dut.rst.value = 0
-    await ClockCycles(dut.clk, 4)
+    pins = SimulatedPins(dut, DIVISOR)
+    bus = HostBus(dut)
+    await bus.begin()
+    if job.load:
+        for block in program_blocks(program):
+            await bus.write_units(block.region, block.first, (int(unit) for unit in block.units))
     cocotb.start_soon(pins.listen())
 
     def drive() -> None:

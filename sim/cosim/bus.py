@@ -49,6 +49,7 @@ class HostBus:
     def __init__(self, dut: HierarchyObject) -> None:
         self.clock = dut.clk
         self.reset = dut.rst
+        self.line = dut.rx
         self.status = dut.status
         self.valid, self.ready, self.payload = dut.request__valid, dut.request__ready, dut.request__payload
         self.answered, self.taken, self.answer = (
@@ -59,6 +60,7 @@ class HostBus:
 
     async def begin(self) -> None:
         """Start the clock and reset the machine."""
+        self.line.value = 1
         self.valid.value = 0
         self.payload.value = 0
         self.taken.value = 1

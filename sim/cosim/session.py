@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.rtl.machine import Machine
+from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
@@ -22,7 +22,10 @@ from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
 TOP = "hwattn"
-"""Name of the machine's module in Verilog."""
+"""Name of the top module in Verilog: the system of a board without a processor, whose bus the testbench uses."""
+
+DIVISOR = 4
+"""Clock cycles per bit of the serial line in simulation: the fastest that the receiver can read."""
 
 TESTBENCH = "hwattn.sim.cosim.testbench"
 
@@ -47,7 +50,7 @@ class CosimResult:
 
 
 def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -> str:
-    """Return the Verilog of a machine, generated once for each configuration (and program) and version of the generator.
+    """Return the Verilog of a system with a machine, generated once for each configuration (and program) and version of the generator.
 
     Parameters
     ----------
@@ -59,7 +62,7 @@ def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -
     key = digest(f"{config.hash:08x}", contents, _generator_digest())
 
     def fill(folder: Path) -> None:
-        (folder / "machine.v").write_text(to_verilog(Machine(config, program), TOP))
+        (folder / "machine.v").write_text(to_verilog(SerialMachine(config, DIVISOR, program), TOP))
 
     return (made_once(cache_folder() / "verilog" / key, fill) / "machine.v").read_text()
 
