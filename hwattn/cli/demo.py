@@ -5,11 +5,9 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from hwattn.cli.main import main
 
@@ -59,7 +57,7 @@ def demo() -> int:
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    waiting: list[tuple[Step, subprocess.Popen[str], IO[str]]] = []
+    waiting: list[tuple[Step, subprocess.Popen[str], Path]] = []
     try:
         for number, step in enumerate(STEPS, 1):
             print(f"\n[{number}/{len(STEPS)}] {step.text}\n$ hwattn {step.command}", flush=True)
@@ -74,8 +72,7 @@ def demo() -> int:
                 return _failed(step, code)
         for step, process, written in waiting:
             code = process.wait()
-            written.seek(0)
-            print(f"\n$ hwattn {step.command}\n{written.read()}", flush=True)
+            print(f"\n$ hwattn {step.command}\n{written.read_text()}", flush=True)
             if code:
                 return _failed(step, code)
     finally:
@@ -87,11 +84,18 @@ def demo() -> int:
     return 0
 
 
-def _start(command: str) -> tuple[subprocess.Popen[str], IO[str]]:
-    """Start a command whose output is kept for later."""
-    written = tempfile.TemporaryFile("w+")
-    words = [sys.executable, "-m", "hwattn.cli.main", *shlex.split(command)]
-    return subprocess.Popen(words, stdout=written, stderr=subprocess.STDOUT, text=True), written
+def _start(command: str) -> tuple[subprocess.Popen[str], Path]:
+    """Start a command; what it prints goes to a file, for later."""
+    words = shlex.split(command)
+    written = FOLDER / f"{words[0]}.log"
+    with written.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hwattn.cli.main", *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    return process, written
 
 
 def _failed(step: Step, code: int) -> int:
