@@ -14,7 +14,6 @@ from hwattn.rtl.queue import PC_BITS, InstructionQueue, queue_kinds
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import (
     INSTRUCTION_BITS,
-    INSTRUCTIONS,
     OPCODE_BITS,
     QUEUES,
     TOKEN_LIMIT,
