@@ -28,7 +28,9 @@ _DECLARATION = re.compile(r"^  (?:input|output|inout|wire|reg) .*;\n", re.MULTIL
 _HELPER = re.compile(r"(\\\$auto\$verilog_backend\.cc:)\d+:(dump_module)\$\d+ ")
 
 # a block that assigns a constant to part of a variable has nothing to wait for, and never runs
-_CONSTANT_BLOCK = re.compile(r"^  always @\*\n(?P<assignment>    [^\n]+ = \d+'[bdh][0-9a-f]+;\n)", re.MULTILINE)
+_CONSTANT_BLOCK = re.compile(
+    r"^  always @\*\n(?P<assignment>    [^\n]+ = \d+'[bdh][0-9a-f]+;\n)", re.MULTILINE
+)
 
 
 def script_path(name: str) -> Path | None:
