@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Elaboratable, Module
+from amaranth.lib import io
 
 from hwattn.rtl.machine import STATUS_BITS
 from hwattn.rtl.system import SerialMachine
@@ -26,9 +27,13 @@ class BoardTop(Elaboratable):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.hwattn = self.machine
-        uart = platform.request("uart")
-        m.d.comb += [self.machine.rx.eq(uart.rx.i), uart.tx.o.eq(self.machine.tx)]
+        uart = platform.request("uart", dir="-")
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
+        m.d.comb += [self.machine.rx.eq(rx.i), tx.o.eq(self.machine.tx)]
         for number in range(LEDS):
             if ("led", number) in platform.resources:
-                m.d.comb += platform.request("led", number).o.eq(self.machine.status[number])
+                pin = platform.request("led", number, dir="-")
+                m.submodules[f"led_{number}"] = led = io.Buffer("o", pin)
+                m.d.comb += led.o.eq(self.machine.status[number])
         return m

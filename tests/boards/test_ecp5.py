@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from amaranth.hdl import Assert, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from hwattn.boards import ecp5
 from hwattn.boards.board import find_board
 from hwattn.boards.flow import BuildResult, Usage, run_tool
-from hwattn.spec.config import load_preset
+from hwattn.rtl.link import Link
+from hwattn.rtl.machine import STATUS_BITS
+from hwattn.rtl.system import SerialMachine
+from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
+from hwattn.spec.link import SILENCE_BYTES
 
 BOARD = find_board("ulx3s-85f")
 
@@ -101,7 +109,7 @@ def test_what_does_not_fit_is_told_by_how_much(resource: str, count: int, messag
     ],
 )
 def test_what_cannot_fit_is_known_before_any_work(changes: dict[str, int], message: str) -> None:
-    config = load_preset("digits")
+    config = AcceleratorConfig(rows=4, lanes=8, act_banks=4, act_words=512)
     ecp5.check_size(BOARD, config)
     with pytest.raises(FailedError, match=message):
         ecp5.check_size(BOARD, config.replace(**changes))
@@ -125,3 +133,46 @@ def test_a_tool_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
 def test_a_missing_tool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="no-such-tool is not installed; .* pip install some-package"):
         run_tool("no-such-tool", [], tmp_path, "log", BuildResult(), "some-package")
+
+
+class Echo(wiring.Component):
+    """What BoardTop takes for a machine, but small: UART and link, and reads that are answered with their address."""
+
+    def __init__(self) -> None:
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * BOARD.divisor)
+        m.submodules.receiver = receiver = UartReceiver(BOARD.divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(BOARD.divisor)
+        wiring.connect(m, receiver.bytes, link.received)
+        wiring.connect(m, link.sent, transmitter.bytes)
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            link.request.ready.eq(1),
+            link.response.valid.eq(1),
+        ]
+        with m.If(link.request.valid):
+            m.d.sync += [link.response.payload.eq(link.request.payload.addr), self.status.eq(self.status + 1)]
+            m.d.sync += Assert(link.request.payload.addr != 0)
+        return m
+
+
+def test_a_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
+    stages: list[str] = []
+    result = ecp5.build(BOARD, cast(SerialMachine, Echo()), tmp_path, 1, stages.append)
+    assert stages == ["elaborate", "synthesize", "place and route", "pack"]
+    assert [stage.name for stage in result.stages] == ["yosys", "nextpnr-ecp5", "ecppack"]
+    assert result.fmax_mhz > BOARD.clock_mhz
+    assert result.critical_path
+    used = {name: usage.used for name, usage in result.resources.items()}
+    assert used["lut"] > 100
+    assert used["ff"] > 100
+    assert used["dsp"] == 0
+    assert all(
+        usage.available == getattr(BOARD.resources, name) for name, usage in result.resources.items()
+    ), "the board's figures are the tool's"
+    bits = (tmp_path / "hwattn.bit").read_bytes()
+    assert b"LFE5U-85F" in bits[:200]
