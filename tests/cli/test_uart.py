@@ -1,0 +1,49 @@
+"""The host's driver over the simulated UART pins of an empty machine: it loads the program, and every task's outputs are the model's."""
+
+from __future__ import annotations
+
+import numpy as np
+from random_models import vit
+
+from hwattn.cli.uart import drive_over_pins
+from hwattn.compiler import compile_model
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.registers import COUNTERS, Register
+
+# the machine of tests/sim/cosim/test_machine.py, so that it is built once
+CONFIG = AcceleratorConfig(
+    rows=3,
+    lanes=4,
+    post_lanes=1,
+    softmax_lanes=1,
+    norm_lanes=1,
+    act_words=32,
+    weight_words=2048,
+    param_words=512,
+    norm_words=128,
+    program_words=512,
+    acc_columns=32,
+    row_words=4,
+    experts=4,
+    tokens=16,
+)
+
+
+def test_an_empty_machine_is_loaded_and_runs_every_task() -> None:
+    model = vit(image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dm")
+    program = compile_model(model, CONFIG)
+    images = np.random.default_rng(1).normal(0, 0.8, (2, *model.image_shape)).astype(np.float32)
+    tasks = range(len(program.entries))
+    findings = drive_over_pins(program, images, tasks, preloaded=False)
+    assert [(run.task, run.image) for run in findings.runs] == [
+        (task, image) for task in tasks for image in range(len(images))
+    ]
+    expected = {task: Executor(program).run(images, task).integers for task in tasks}
+    for run in findings.runs:
+        assert run.outputs.keys() == expected[run.task].keys()
+        for name, integers in run.outputs.items():
+            assert np.array_equal(np.array(integers), expected[run.task][name][run.image])
+        assert run.counters.keys() == set(COUNTERS)
+        assert run.counters[Register.CYCLES] == run.cycles > 0
+    assert findings.simulated_cycles > sum(run.cycles for run in findings.runs)
