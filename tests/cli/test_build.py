@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -138,6 +140,9 @@ def test_the_folder_of_a_model(
     assert main([*BOARD, "digits", "-o", str(target), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document == {"schema_version": 1, **json.loads((target / "report.json").read_text())}
+    schema = json.loads((resources.files("hwattn.cli") / "schemas" / "build.json").read_text())
+    jsonschema.validate(document, schema)
+    assert document["stage"] == "bitstream"
     assert document["fmax_mhz"] == 31.5
     assert document["resources"]["dsp"] == {"used": 1, "available": 2}
     program = load_program(target / "program.hwp")
