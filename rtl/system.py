@@ -62,13 +62,14 @@ class SerialMachine(wiring.Component):
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         connect(m, receiver.bytes, link.received)
         connect(m, link.sent, transmitter.bytes)
+        # ready does not wait for valid: a testbench looks at it before it drives valid
+        m.d.comb += self.request.ready.eq(machine.request.ready)
         # the machine answers a read before it takes the next request: one bit says whose answer comes
         direct = Signal()
         with m.If(self.request.valid):
             m.d.comb += [
                 machine.request.payload.eq(self.request.payload),
                 machine.request.valid.eq(1),
-                self.request.ready.eq(machine.request.ready),
             ]
         with m.Else():
             m.d.comb += [
@@ -79,6 +80,7 @@ class SerialMachine(wiring.Component):
         with m.If(machine.request.valid & machine.request.ready):
             m.d.sync += direct.eq(self.request.valid)
         m.d.comb += [
+            self.request.ready.eq(machine.request.ready),
             self.response.payload.eq(machine.response.payload),
             link.response.payload.eq(machine.response.payload),
             self.response.valid.eq(machine.response.valid & direct),
