@@ -80,7 +80,6 @@ class SerialMachine(wiring.Component):
         with m.If(machine.request.valid & machine.request.ready):
             m.d.sync += direct.eq(self.request.valid)
         m.d.comb += [
-            self.request.ready.eq(machine.request.ready),
             self.response.payload.eq(machine.response.payload),
             link.response.payload.eq(machine.response.payload),
             self.response.valid.eq(machine.response.valid & direct),
