@@ -38,17 +38,28 @@ _BUILD_ARGUMENTS: dict[Simulator, list[str]] = {
         "-Wno-fatal",
         "-Wno-lint",
         "-Wno-style",
+        # cocotb's runner asks for access to every signal, which doubles the time to build and to run: the top module's are enough
+        "--no-public-flat-rw",
+        "--public-depth",
+        "1",
         # the thousands of separate `if (enable)` blocks that Yosys writes make this pass take minutes
         "-fno-merge-cond-motion",
     ],
     "icarus": [],
 }
 
+WAVE_SCOPE: dict[Simulator, str] = {"verilator": "", "icarus": ""}
+"""What stands before the top module's name in the paths of a waveform."""
+
 # set by an outer make, pytest or shell, and read by cocotb's runner or by the make that it starts
 _FOREIGN_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_CURRENT_TEST", "WAVES", "GUI", "GPI_USERS")
 
 # Icarus goes on after a failed assertion, and only prints it
 _ICARUS_ASSERTION = re.compile(r"^ERROR: .*design\.v:\d+:", re.MULTILINE)
+
+# Yosys makes every `always @*` wait for a register that its declaration sets, which Icarus does before it starts any block: the
+# blocks whose inputs keep their first values would never run
+_TRIGGER = re.compile(r"^  reg (\\\$auto\$verilog_backend\.cc:\S+ ) *= 0;$", re.MULTILINE)
 
 _TAIL_LINES = 40
 
@@ -163,7 +174,9 @@ def build(verilog: str, top: str, simulator: Simulator = "verilator", *, waves: 
         str(waves),
         *arguments,
     ]
-    if simulator == "verilator":
+    if simulator == "icarus":
+        verilog = _TRIGGER.sub(r"  reg \1;\n  initial #0 \1 = 0;", verilog)
+    else:
         tools.append(str(verilator.verilator_root()))
     directory = cache_folder() / "simulators" / f"{simulator}-{digest(top, verilog, *tools)}"
     runtime = cache_folder() / "simulators" / f"runtime-{digest(*tools)}"
