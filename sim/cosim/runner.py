@@ -48,9 +48,6 @@ _BUILD_ARGUMENTS: dict[Simulator, list[str]] = {
     "icarus": [],
 }
 
-WAVE_SCOPE: dict[Simulator, str] = {"verilator": "", "icarus": ""}
-"""What stands before the top module's name in the paths of a waveform."""
-
 # set by an outer make, pytest or shell, and read by cocotb's runner or by the make that it starts
 _FOREIGN_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_CURRENT_TEST", "WAVES", "GUI", "GPI_USERS")
 

@@ -15,6 +15,7 @@ from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
 from hwattn.sim.cosim.runner import Simulator
+from hwattn.sim.cosim.waves import save_gtkwave
 from hwattn.spec.cache import cache_folder, digest, made_once
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError
@@ -118,6 +119,9 @@ def simulate(
     load = simulator == "verilator"
     verilog = machine_verilog(program.config, None if load else program)
     built = runner.build(verilog, TOP, simulator, waves=waves is not None)
+    if waves is not None:
+        waves.mkdir(parents=True, exist_ok=True)
+        save_gtkwave(verilog, TOP, waves / f"{TOP}.gtkw")
     with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
         folder = Path(scratch)
         job = Job(

@@ -1,0 +1,151 @@
+"""The whole machine running small two-task mixture-of-experts models: every instruction equals the model's, and faults are found."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from random_models import vit
+
+from hwattn.compiler import compile_model
+from hwattn.sim.cosim import session
+from hwattn.sim.cosim.session import CosimResult, simulate
+from hwattn.sim.model.executor import Executor
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError
+from hwattn.spec.isa import Halt, Matmul, Queue, disassemble
+from hwattn.spec.program import Program
+from hwattn.spec.registers import Register
+
+MEMORIES = {
+    "act_words": 64,
+    "weight_words": 2048,
+    "param_words": 512,
+    "norm_words": 128,
+    "program_words": 512,
+}
+SMALL = {"acc_columns": 32, "row_words": 4, "experts": 4, "tokens": 16}
+
+TINY = AcceleratorConfig(
+    rows=3, lanes=4, post_lanes=1, softmax_lanes=1, norm_lanes=1, **{**MEMORIES, "act_words": 32}, **SMALL
+)
+ODD = AcceleratorConfig(rows=5, lanes=8, post_lanes=2, softmax_lanes=3, norm_lanes=4, **MEMORIES, **SMALL)
+
+Images = NDArray[np.float32]
+
+
+def compiled(config: AcceleratorConfig, images: int, **shape: Any) -> tuple[Program, Images]:
+    """A program with a dense block and a mixture, and images for it."""
+    model = vit(**shape)
+    rng = np.random.default_rng(1)
+    return compile_model(model, config), rng.normal(0, 0.8, (images, *model.image_shape)).astype(np.float32)
+
+
+def tiny(images: int) -> tuple[Program, Images]:
+    return compiled(
+        TINY, images, image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dm"
+    )
+
+
+def odd(images: int) -> tuple[Program, Images]:
+    return compiled(
+        ODD,
+        images,
+        image=(1, 6, 6),
+        dim=20,
+        heads=2,
+        hidden=24,
+        experts=4,
+        expert_hidden=12,
+        blocks="dm",
+        p_bits=16,
+    )
+
+
+def length(program: Program, task: int) -> int:
+    """Instructions of a task, without its Halt."""
+    rest = program.instructions[program.entries[task] :]
+    return next(number for number, instruction in enumerate(rest) if isinstance(instruction, Halt))
+
+
+def assert_exact(program: Program, images: Images, result: CosimResult, stepped: bool = True) -> None:
+    """No differences, the outputs of the model, and counters that fit together."""
+    assert not result.findings.mismatches
+    assert result.bit_exact
+    assert [(run.task, run.image) for run in result.findings.runs] == [
+        (task, image) for task in range(2) for image in range(len(images))
+    ]
+    executor = Executor(program)
+    for run in result.findings.runs:
+        expected = executor.run(images[run.image : run.image + 1], run.task).integers
+        assert run.outputs == {name: integers[0].tolist() for name, integers in expected.items()}
+        instructions = length(program, run.task)
+        assert run.compared == (instructions if stepped else 0)
+        counters = run.counters
+        assert counters[Register.ISSUED] == instructions
+        assert counters[Register.SKIPPED] < instructions
+        assert counters[Register.CYCLES] == run.cycles
+        macs = program.macs[run.task] / program.config.multipliers
+        busy = counters[Register.BUSY + Queue.MATRIX]
+        assert macs <= counters[Register.MATRIX_ACTIVE] <= busy <= run.cycles
+        for queue in Queue:
+            assert 0 < counters[Register.BUSY + queue] <= run.cycles - counters[Register.WAITING + queue]
+    assert result.findings.simulated_cycles > sum(run.cycles for run in result.findings.runs)
+
+
+def test_every_instruction_of_both_tasks() -> None:
+    program, images = tiny(2)
+    assert_exact(program, images, simulate(program, images, [0, 1]))
+
+
+def test_read_back_word_by_word_running_free_too() -> None:
+    program, images = tiny(1)
+    result = simulate(program, images, [1], readback=1)
+    assert result.bit_exact
+    assert [run.compared for run in result.findings.runs] == [length(program, 1)]
+    free = simulate(program, images, [1], step=False).findings.runs[0]
+    assert dataclasses.replace(result.findings.runs[0], compared=0) == free
+
+
+def test_machine_of_odd_sizes() -> None:
+    program, images = odd(2)
+    assert_exact(program, images, simulate(program, images, [0, 1], whole=0))
+
+
+@pytest.mark.icarus
+def test_icarus() -> None:
+    program, images = tiny(1)
+    assert_exact(program, images, simulate(program, images, [0, 1], "icarus"))
+
+
+def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, images = tiny(1)
+    monkeypatch.setattr(session, "TESTBENCH", "tb_wrong_weight")
+    result = simulate(program, images, [0])
+    assert not result.bit_exact
+    stepping, free = result.findings.mismatches
+    assert stepping.instruction is not None
+    assert stepping.text == disassemble(program.instructions[stepping.instruction])
+    assert stepping.text.startswith("post")
+    assert result.findings.runs[0].compared == stepping.instruction - program.entries[0]
+    assert stepping.word is not None
+    assert stepping.expected != stepping.found
+    assert len(stepping.expected) == len(stepping.found) == 2 * TINY.lanes
+    assert free.instruction is None
+    assert free.text == "the end of the free run"
+
+
+@pytest.mark.parametrize("step", [True, False])
+def test_a_hang_names_the_instruction_and_the_queue(step: bool) -> None:
+    program, images = tiny(1)
+    instructions = list(program.instructions)
+    number = next(index for index, each in enumerate(instructions) if isinstance(each, Matmul) and each.pop)
+    instructions[number] = dataclasses.replace(instructions[number], pop=1 << Queue.NORM)
+    hanging = dataclasses.replace(program, instructions=tuple(instructions))
+    with pytest.raises(FailedError, match="the simulated machine hung") as raised:
+        simulate(hanging, images, [0], step=step)
+    line = disassemble(instructions[number])
+    assert f"queue MATRIX: instruction {number} ({line}) waits for a token" in str(raised.value)
