@@ -157,7 +157,7 @@ def _write_program(folder: Path, program: Program, resolved: ResolvedModel) -> d
     if simulator_version("verilator") is None:
         return None
     tasks = range(len(program.entries))
-    found = simulate(program, images[:1], tasks, "verilator", step=False)
+    found = simulate(program, images[:1], tasks, "verilator", stepped=0)
     if not found.bit_exact:
         raise FailedError(
             "the simulated RTL differs from the integer model",

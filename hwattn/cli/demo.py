@@ -32,17 +32,17 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "the bitstream, by open tools",
-        f"build {FOLDER}/digits.hwq --board ulx3s-85f -o {FOLDER}/ulx3s-85f --force",
+        f"build {FOLDER}/digits.hwq --board ulx3s-85f -o {FOLDER}/ulx3s-85f --config small --force",
         beside=True,
     ),
-    Step("float against integers on all held-out images", f"eval {FOLDER}/digits.hwq"),
+    Step("float against integers on all held-out images", f"eval {FOLDER}/digits.hwq --config small"),
     Step(
-        "RTL against integers: memory after every instruction, then all queues overlapping",
-        f"sim {FOLDER}/digits.hwq --images 8",
+        "RTL against integers: 8 images of each task running free, one of them stepped first, memory compared after every instruction",
+        f"sim {FOLDER}/digits.hwq --config small --images 8 --stepped 1",
     ),
     Step(
         "the board's system: the host's driver over simulated UART pins",
-        f"sim {FOLDER}/digits.hwq --images 2 --uart",
+        f"sim {FOLDER}/digits.hwq --config small --images 2 --uart",
     ),
 )
 

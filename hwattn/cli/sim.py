@@ -46,7 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="index or output name of a task; default: all")
     parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
     parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0], help="default: %(default)s")
-    parser.add_argument("--free", action="store_true", help="only run free, without single-stepping")
+    parser.add_argument(
+        "--stepped",
+        type=int,
+        metavar="N",
+        help="images of each task that are also run in single steps (default: all; 0: only run free)",
+    )
     parser.add_argument(
         "--whole",
         type=int,
@@ -92,7 +97,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             images,
             tasks,
             args.simulator,
-            step=not args.free,
+            stepped=args.stepped,
             whole=args.whole,
             readback=args.readback,
             waves=args.waves,
@@ -106,9 +111,9 @@ def _over_uart(
     program: Program, images: NDArray[np.float32], tasks: list[int], args: argparse.Namespace
 ) -> CosimResult:
     """Run with the driver over simulated pins, and compare the outputs with the integer model."""
-    if args.waves is not None or args.readback or args.free or args.simulator != SIMULATORS[0]:
+    if args.waves is not None or args.readback or args.stepped is not None or args.simulator != SIMULATORS[0]:
         raise RefusedError(
-            "--uart together with --waves, --readback, --free or another simulator",
+            "--uart together with --waves, --readback, --stepped or another simulator",
             "--uart alone",
             "leave the others out: the driver sees outputs and counters only",
         )

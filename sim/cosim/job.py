@@ -26,8 +26,8 @@ class Job:
         Tasks to run on every image.
     load : bool
         Load the program over the host's bus; else the machine was built with it.
-    step : bool
-        Compare after every instruction in single-step mode; every run is compared running free in any case.
+    stepped : int
+        For so many images of each task, compare after every instruction in single-step mode; all images are compared running free.
     whole : int
         For so many images of each task, the CRC-32 of the whole activation memory is compared after every instruction; for the others
         that of the words between the first and the last that the instruction changes, and the whole memory after every 64th.
@@ -41,7 +41,7 @@ class Job:
     images: str
     tasks: list[int]
     load: bool
-    step: bool
+    stepped: int
     whole: int
     readback: int
     result: str

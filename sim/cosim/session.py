@@ -82,7 +82,7 @@ def simulate(
     tasks: Sequence[int],
     simulator: Simulator = "verilator",
     *,
-    step: bool = True,
+    stepped: int | None = None,
     whole: int = 1,
     readback: int = 0,
     waves: Path | None = None,
@@ -98,8 +98,8 @@ def simulate(
     simulator : {"verilator", "icarus"}
         On Verilator the program is loaded over the host's bus into a machine that is built once per configuration; on Icarus, which is
         slow to run and quick to build, it is part of the build.
-    step : bool
-        Also compare after every instruction, in single-step mode.
+    stepped : int, optional
+        For so many images of each task (by default for all) also compare after every instruction, in single-step mode.
     whole, readback : int
         For so many images of each task compare the whole memory after every instruction, by its CRC-32 or read back word by word; for
         the other images what each instruction changes. See `Job`.
@@ -129,7 +129,7 @@ def simulate(
             images=str(folder / "images.npy"),
             tasks=list(tasks),
             load=load,
-            step=step,
+            stepped=len(images) if stepped is None else stepped,
             whole=whole,
             readback=readback,
             result=str(folder / "findings.json"),

@@ -76,7 +76,7 @@ class Testbench:
             for image in range(len(self.images)):
                 run = Run(task, image)
                 self.findings.runs.append(run)
-                if self.job.step:
+                if image < self.job.stepped:
                     await self._step(run)
                 await self._free(run)
 

@@ -106,7 +106,7 @@ def test_read_back_word_by_word_running_free_too() -> None:
     result = simulate(program, images, [1], readback=1)
     assert result.bit_exact
     assert [run.compared for run in result.findings.runs] == [length(program, 1)]
-    free = simulate(program, images, [1], step=False).findings.runs[0]
+    free = simulate(program, images, [1], stepped=0).findings.runs[0]
     assert dataclasses.replace(result.findings.runs[0], compared=0) == free
 
 
@@ -146,6 +146,6 @@ def test_a_hang_names_the_instruction_and_the_queue(step: bool) -> None:
     instructions[number] = dataclasses.replace(instructions[number], pop=1 << Queue.NORM)
     hanging = dataclasses.replace(program, instructions=tuple(instructions))
     with pytest.raises(FailedError, match="the simulated machine hung") as raised:
-        simulate(hanging, images, [0], step=step)
+        simulate(hanging, images, [0], stepped=int(step))
     line = disassemble(instructions[number])
     assert f"queue MATRIX: instruction {number} ({line}) waits for a token" in str(raised.value)

@@ -32,7 +32,7 @@ def variables(dump: Path) -> set[str]:
 
 def test_save_file(tmp_path: Path) -> None:
     program, images = tiny(1)
-    result = simulate(program, images, [0], step=False, waves=tmp_path / "waves")
+    result = simulate(program, images, [0], stepped=0, waves=tmp_path / "waves")
     assert result.bit_exact
     assert result.waveform == tmp_path / "waves" / "dump.vcd"
     lines = (tmp_path / "waves" / "hwattn.gtkw").read_text().splitlines()
