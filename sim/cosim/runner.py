@@ -54,9 +54,10 @@ _FOREIGN_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTEST_CURRENT_TEST",
 # Icarus goes on after a failed assertion, and only prints it
 _ICARUS_ASSERTION = re.compile(r"^ERROR: .*design\.v:\d+:", re.MULTILINE)
 
-# Yosys makes every `always @*` wait for a register that its declaration sets, which Icarus does before it starts any block: the
-# blocks whose inputs keep their first values would never run
+# Icarus gives registers their first values before it starts any block, so that a block whose inputs keep theirs would never run: the
+# register that Yosys puts into most blocks is set later, and blocks of one assignment, which have none, are run once at the start
 _TRIGGER = re.compile(r"^  reg (\\\$auto\$verilog_backend\.cc:\S+ ) *= 0;$", re.MULTILINE)
+_ONE_ASSIGNMENT = re.compile(r"^  always @\*\n    (\S[^\n]* = [^\n]*;)$", re.MULTILINE)
 
 _TAIL_LINES = 40
 
@@ -173,6 +174,7 @@ def build(verilog: str, top: str, simulator: Simulator = "verilator", *, waves: 
     ]
     if simulator == "icarus":
         verilog = _TRIGGER.sub(r"  reg \1;\n  initial #0 \1 = 0;", verilog)
+        verilog = _ONE_ASSIGNMENT.sub(r"  initial #0 \1\n  always @* \1", verilog)
     else:
         tools.append(str(verilator.verilator_root()))
     directory = cache_folder() / "simulators" / f"{simulator}-{digest(top, verilog, *tools)}"
