@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.handle import HierarchyObject
+from cocotb.handle import HierarchyObject, LogicObject
 from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
 from numpy.typing import NDArray
 
@@ -18,6 +18,9 @@ from hwattn.spec.registers import COUNTERS, Control, Region, Register, Status, a
 
 CLOCK_NS = 10
 """Clock period of a simulation; nothing depends on it."""
+
+BUS_LIMIT = 10_000
+"""Cycles after which the host's bus counts as hung; a scan is not waited for cycle by cycle."""
 
 WRITE_CYCLES = 3
 """Cycles that the host's bus takes for a write."""
@@ -77,12 +80,25 @@ class HostBus:
         await Timer(count * CLOCK_NS - CLOCK_NS // 2, unit="ns")
         await FallingEdge(self.clock)
 
+    async def _until(self, signal: LogicObject) -> None:
+        """Wait for a signal of the host's bus.
+
+        Raises
+        ------
+        HungError
+            After `BUS_LIMIT` cycles.
+        """
+        for _ in range(BUS_LIMIT):
+            if int(signal.value):
+                return
+            await FallingEdge(self.clock)
+        raise HungError(f"the host's bus gave no answer in {BUS_LIMIT} cycles")
+
     async def _request(self, word: int) -> None:
         # between falling edges: outputs have settled, and inputs are stable at the rising edge
         self.payload.value = word
         self.valid.value = 1
-        while not int(self.ready.value):
-            await FallingEdge(self.clock)
+        await self._until(self.ready)
         await FallingEdge(self.clock)
         self.valid.value = 0
 
@@ -93,16 +109,14 @@ class HostBus:
     async def read(self, source: int) -> int:
         """Read one 32-bit unit."""
         await self._request(source << 1)
-        while not int(self.answered.value):
-            await FallingEdge(self.clock)
+        await self._until(self.answered)
         value = int(self.answer.value)
         await FallingEdge(self.clock)
         return value
 
     async def write_units(self, region: Region, first: int, units: Iterable[int]) -> None:
         """Write consecutive units of a region, of a machine at rest: then a write takes `WRITE_CYCLES`, and need not be waited for."""
-        while not int(self.ready.value):
-            await FallingEdge(self.clock)
+        await self._until(self.ready)
         self.valid.value = 1
         for number, value in enumerate(units):
             self.payload.value = 1 | address(region, first + number) << 1 | (value & 0xFFFFFFFF) << 33
@@ -164,6 +178,7 @@ class HostBus:
         try:
             await with_timeout(settled(), cycles * CLOCK_NS, "ns")
         except SimTimeoutError:
+            await self._cycles(1)
             raise HungError(await self._stalled(cycles, program)) from None
         await FallingEdge(self.clock)
         return Status(int(self.status.value))

@@ -16,7 +16,8 @@ from hwattn.sim.cosim import session
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Halt, Queue, disassemble
+from hwattn.spec.errors import FailedError
+from hwattn.spec.isa import Halt, Matmul, Queue, disassemble
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Register
 
@@ -137,3 +138,16 @@ def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differing == 0x80 << 8 * (TINY.lanes - 1)
     assert free.instruction is None
     assert free.text == "the end of the free run"
+
+
+@pytest.mark.parametrize("stepped", [0, 1])
+def test_a_hang_names_the_instruction_and_the_queue(stepped: int) -> None:
+    program, images = tiny(1)
+    instructions = list(program.instructions)
+    number = next(index for index, each in enumerate(instructions) if isinstance(each, Matmul) and each.pop)
+    instructions[number] = dataclasses.replace(instructions[number], pop=1 << Queue.NORM)
+    hanging = dataclasses.replace(program, instructions=tuple(instructions))
+    with pytest.raises(FailedError, match="the simulated machine hung") as raised:
+        simulate(hanging, images, [0], stepped=stepped)
+    line = disassemble(instructions[number])
+    assert f"queue MATRIX: instruction {number} ({line}) waits for a token" in str(raised.value)
