@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if args.stage == "bitstream":
             built = ecp5.build(board, machine, folder, args.seed, lambda stage: out.print(f"{stage} ..."))
         report = _report(args, board, config, program, built, cycles)
-        report["files"] = sorted([*(entry.name for entry in folder.iterdir()), "report.json"])
+        report["files"] = sorted({*(entry.name for entry in folder.iterdir()), "report.json"})
         (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     _print(report, args.output, out)
     out.result(report)
