@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_bytes_go_both_ways(line: tuple[int, str]) -> None:
     machine, port = line
     with SerialTransport(port, 115_200) as transport:
         os.write(machine, b"old")
+        while transport._port.in_waiting < 3:
+            time.sleep(0.01)
         transport.send(bytes(range(256)))
         assert os.read(machine, 1000) == bytes(range(256))
         os.write(machine, b"answer")
