@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.files import write_complete
 from hwattn.spec.graph import Add, Output, Rows
 from hwattn.spec.quantized import (
     QuantizedAttention,
@@ -92,24 +91,7 @@ def save_model(model: QuantizedModel, path: str | Path) -> None:
     tensors: dict[str, NDArray[Any]] = {}
     content = _encode(model, "model", tensors)
     header = {"version": VERSION, "sha256": _digest(content, tensors), "model": content}
-    data = save(tensors, {FORMAT: json.dumps(header)})
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        scratch = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            scratch.chmod(0o644)
-            scratch.replace(target)
-        except BaseException:
-            scratch.unlink()
-            raise
-    except OSError as error:
-        raise RefusedError(
-            f"{target} cannot be written ({error.strerror})",
-            "a file name in a folder that exists and can be written to",
-            "name another output file",
-        ) from error
+    write_complete(target, save(tensors, {FORMAT: json.dumps(header)}))
 
 
 def load_model(path: str | Path) -> QuantizedModel:

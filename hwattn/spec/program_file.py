@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from safetensors.numpy import save
 
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.files import write_complete
 from hwattn.spec.isa import INSTRUCTION_BITS, Instruction, decode, encode
 from hwattn.spec.program import ImagePort, OutputPort, Program
 
@@ -62,23 +61,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "macs": program.macs,
     }
     header = {"version": VERSION, "sha256": _digest(content, tensors), "program": content}
-    data = save(tensors, {FORMAT: json.dumps(header)})
-    try:
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(target)
-        except BaseException:
-            Path(scratch).unlink()
-            raise
-    except OSError as error:
-        raise RefusedError(
-            f"{target} cannot be written ({error.strerror})",
-            "a file name in a folder that exists and can be written to",
-            "name another output file",
-        ) from error
+    write_complete(target, save(tensors, {FORMAT: json.dumps(header)}))
 
 
 def load_program(path: str | Path) -> Program:
