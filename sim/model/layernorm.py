@@ -9,8 +9,6 @@ from hwattn.spec.tables import RSQRT_FIRST, reciprocal_square_root_table
 
 VARIANCE_BITS = 54
 NORMAL_BITS = 18
-NORMAL_FRACTION = 11
-"""Fraction bits of the normalized value z."""
 
 
 def reciprocal_square_root(variance: Int64) -> tuple[Int64, Int64]:
