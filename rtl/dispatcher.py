@@ -1,40 +1,32 @@
-"""Fetches the program in order, fills the four queues, and keeps the tokens between them."""
+"""Fetches the program in order, fills the queues, and keeps the tokens between them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Assert, Cat, Module, Signal
+from amaranth.hdl import Assert, Cat, Module, ResetInserter, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.commands import command_stream
 from hwattn.rtl.interfaces import entry_write, lookup_port
-from hwattn.rtl.queue import PC_BITS, InstructionQueue, queue_kinds
+from hwattn.rtl.queue import PC_BITS, InstructionQueue, lookup_queues, machine_queues, unit_kinds
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import (
     INSTRUCTION_BITS,
     OPCODE_BITS,
     QUEUES,
     TOKEN_LIMIT,
-    Instruction,
     Opcode,
-    Predicated,
     Queue,
 )
 from hwattn.spec.registers import ErrorCause
 
-UNIT_KINDS: tuple[type[Instruction], ...] = tuple(kind for queue in Queue for kind in queue_kinds(queue))
-"""Every kind that a unit runs, in order of queues: the order of commands."""
-
-LOOKUP_QUEUES = tuple(
-    queue for queue in Queue if any(issubclass(kind, Predicated) for kind in queue_kinds(queue))
-)
-"""The queues that read the metaqueue, in the order of the router's look-ups."""
-
 
 class Dispatcher(wiring.Component):
     """The command processor (the decoupled access-execute scheme of VTA, between all pairs of queues).
+
+    A fault of a unit stops the machine at once: the queues are emptied, and `abort` tells the units to drop what they do.
 
     Parameters
     ----------
@@ -50,9 +42,13 @@ class Dispatcher(wiring.Component):
         Begin at `entry`; with `single_step`, held until done, run one instruction for each `step`.
     running, paused, done, error : Out(1), cause : Out(4), pc : Out(16)
         `paused`: single-step, all at rest, `pc` comes next. `done` and `error` stay until the next start.
+    fault : In(4)
+        A cause of error, of `spec.registers.ErrorCause`, or 0.
+    abort : Out(1)
+        For one cycle after a fault.
     command_K : Out(command_stream(kind)), done_K : In(1)
         To and from each unit, K the kind's name in lower case.
-    lookups : Out(lookup_port()), one for each queue of LOOKUP_QUEUES
+    lookups : Out(lookup_port()), one for each queue of `lookup_queues`
     issued, skipped : Out(1)
         An instruction has been handed to a queue; instructions skipped in this cycle (a count).
     head, occupied, working, waiting : one for each queue
@@ -60,7 +56,7 @@ class Dispatcher(wiring.Component):
 
     Latency
     -------
-    An instruction is fetched every three cycles while its queue has room.
+    An instruction is fetched every two cycles while its queue has room.
     """
 
     def __init__(self, config: AcceleratorConfig, program: Sequence[int] = ()) -> None:
@@ -80,48 +76,50 @@ class Dispatcher(wiring.Component):
             "pc": Out(PC_BITS),
             "issued": Out(1),
             "skipped": Out(range(QUEUES + 1)),
-            "lookups": Out(lookup_port()).array(len(LOOKUP_QUEUES)),
+            "fault": In(4),
+            "abort": Out(1),
+            "lookups": Out(lookup_port()).array(len(lookup_queues(config))),
             "head": Out(PC_BITS).array(QUEUES),
             "occupied": Out(QUEUES),
             "working": Out(QUEUES),
             "waiting": Out(QUEUES),
         }
-        for kind in UNIT_KINDS:
+        for kind in unit_kinds(config):
             members[f"command_{kind.__name__.lower()}"] = Out(command_stream(kind))
             members[f"done_{kind.__name__.lower()}"] = In(1)
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        queues = [InstructionQueue(self.config, queue) for queue in Queue]
-        for queue, unit in zip(Queue, queues, strict=True):
-            m.submodules[f"queue_{queue.name.lower()}"] = unit
+        queues = {queue: InstructionQueue(self.config, queue) for queue in machine_queues(self.config)}
+        for queue, unit in queues.items():
+            m.submodules[f"queue_{queue.name.lower()}"] = ResetInserter(self.abort)(unit)
         self._connect(m, queues)
         self._tokens(m, queues)
         self._fetch(m, queues)
         return m
 
-    def _connect(self, m: Module, queues: list[InstructionQueue]) -> None:
+    def _connect(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Tie the queues to the component's ports."""
-        for unit in queues:
+        for queue, unit in queues.items():
             for number, kind in enumerate(unit.kinds):
                 name = kind.__name__.lower()
                 connect(m, getattr(unit, f"command_{number}"), flipped(getattr(self, f"command_{name}")))
                 m.d.comb += getattr(unit, f"done_{number}").eq(getattr(self, f"done_{name}"))
-            m.d.comb += self.head[unit.queue].eq(unit.head)
-        for port, queue in zip(self.lookups, LOOKUP_QUEUES, strict=True):
+            m.d.comb += [
+                self.head[queue].eq(unit.head),
+                self.occupied[queue].eq(unit.occupied),
+                self.working[queue].eq(unit.working),
+                self.waiting[queue].eq(unit.waiting),
+            ]
+        for port, queue in zip(self.lookups, lookup_queues(self.config), strict=True):
             connect(m, queues[queue].lookup, flipped(port))
-        m.d.comb += [
-            self.occupied.eq(Cat(unit.occupied for unit in queues)),
-            self.working.eq(Cat(unit.working for unit in queues)),
-            self.waiting.eq(Cat(unit.waiting for unit in queues)),
-            self.skipped.eq(sum(unit.skipped for unit in queues)),
-        ]
+        m.d.comb += self.skipped.eq(sum(unit.skipped for unit in queues.values()))
 
-    def _tokens(self, m: Module, queues: list[InstructionQueue]) -> None:
+    def _tokens(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Count the tokens between every pair of queues."""
-        for giver in Queue:
-            for taker in Queue:
+        for giver in queues:
+            for taker in queues:
                 if giver == taker:
                     continue
                 count = Signal(
@@ -135,7 +133,7 @@ class Dispatcher(wiring.Component):
                 m.d.comb += queues[taker].ready_from[giver].eq(count != 0)
                 m.d.sync += Assert(~more | fewer | (count != TOKEN_LIMIT))
 
-    def _fetch(self, m: Module, queues: list[InstructionQueue]) -> None:
+    def _fetch(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Read the program in order and hand each instruction to its queue."""
         m.submodules.program = program = memory.Memory(
             shape=INSTRUCTION_BITS, depth=self.config.program_words, init=self.program
@@ -149,10 +147,14 @@ class Dispatcher(wiring.Component):
             read.addr.eq(self.pc),
         ]
         opcode = read.data[:OPCODE_BITS]
-        known = {int(kind.opcode): queues[kind.queue] for kind in UNIT_KINDS}
-        at_rest = Cat(unit.idle for unit in queues).all()
+        known = {int(kind.opcode): queues[kind.queue] for kind in unit_kinds(self.config)}
+        at_rest = Cat(unit.idle for unit in queues.values()).all()
         accepted = Signal()
-        for unit in queues:
+        with m.If(self.running & (self.fault != ErrorCause.NONE) & ~self.error):
+            m.d.sync += [self.error.eq(1), self.cause.eq(self.fault), self.abort.eq(1)]
+        with m.If(self.abort):
+            m.d.sync += self.abort.eq(0)
+        for unit in queues.values():
             m.d.comb += [
                 unit.instruction.payload.word.eq(read.data),
                 unit.instruction.payload.pc.eq(self.pc),
@@ -168,7 +170,9 @@ class Dispatcher(wiring.Component):
                 ]
                 m.next = "Next"
             with m.State("Next"):
-                with m.If(self.single_step):
+                with m.If(self.error):
+                    m.next = "Drain"
+                with m.Elif(self.single_step):
                     # queues have seen the last instruction in this cycle, at the latest
                     with m.If(at_rest):
                         m.next = "Paused"
@@ -180,6 +184,8 @@ class Dispatcher(wiring.Component):
                     m.next = "Fetch"
             with m.State("Fetch"):
                 m.next = "Decode"
+                with m.If(self.error):
+                    m.next = "Drain"
             with m.State("Decode"):
                 with m.Switch(opcode):
                     with m.Case(Opcode.HALT):
@@ -199,7 +205,12 @@ class Dispatcher(wiring.Component):
                         m.next = "Drain"
                     with m.Else():
                         m.d.sync += self.pc.eq(self.pc + 1)
-                        m.next = "Next"
+                        with m.If(self.single_step):
+                            m.next = "Next"
+                        with m.Else():
+                            m.next = "Fetch"
+                with m.If(self.error):
+                    m.next = "Drain"
             with m.State("Drain"), m.If(at_rest):
                 m.d.sync += self.done.eq(~self.error)
                 m.next = "Stopped"

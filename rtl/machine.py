@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hwattn.rtl.dispatcher import LOOKUP_QUEUES, UNIT_KINDS, Dispatcher
+from hwattn.rtl.axi import axi_port
+from hwattn.rtl.dispatcher import Dispatcher
+from hwattn.rtl.fetcher import Fetcher
 from hwattn.rtl.host import Host, host_request, host_response
 from hwattn.rtl.layernorm import LayerNorm
 from hwattn.rtl.loader import Loader
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.memory import BankedMemory, WordMemory
 from hwattn.rtl.post import Post
+from hwattn.rtl.queue import lookup_queues, unit_kinds
 from hwattn.rtl.registers import Registers
 from hwattn.rtl.router import Router
 from hwattn.rtl.softmax import Softmax
+from hwattn.rtl.storer import Storer
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import encode
 from hwattn.spec.program import Program
-from hwattn.spec.registers import ActReader, ActWriter, Status, WeightReader
+from hwattn.spec.registers import ActReader, ActWriter, ErrorCause, Status, WeightReader
 from hwattn.spec.tables import activation_table
 
 STATUS_BITS = len(Status)
@@ -41,6 +45,8 @@ class Machine(wiring.Component):
         Reads and writes of 32-bit units; ``spec.registers`` numbers them.
     status : Out(4)
         Bits of ``spec.registers.Status``, for pins and testbenches.
+    axi : Out(axi_port(config))
+        The port to external memory, where `config.external_words` is not 0.
 
     Latency
     -------
@@ -56,11 +62,13 @@ class Machine(wiring.Component):
             raise ValueError("the program was compiled for another configuration")
         self.config = config
         self.program = program
+        external = {"axi": Out(axi_port(config))} if config.external_words else {}
         super().__init__(
             {
                 "request": In(host_request()),
                 "response": Out(host_response()),
                 "status": Out(STATUS_BITS),
+                **external,
             }
         )
 
@@ -77,17 +85,19 @@ class Machine(wiring.Component):
         router = Router(config)
         host = Host(config)
         registers = Registers(config, program.hash if program else 0, table.interval_shift if table else 6)
-        act = BankedMemory(config, readers=len(ActReader), writers=len(ActWriter))
         weight = WordMemory(
-            config, config.weight_words, readers=len(WeightReader), init=program.weights if program else None
+            config,
+            config.weight_words,
+            readers=len(WeightReader),
+            init=program.weights if program and not config.external_words else None,
         )
-        reset = registers.reset
         m.submodules.host = host
         m.submodules.registers = registers
-        m.submodules.act = act
         m.submodules.weight = weight
+        m.submodules.dispatcher = ResetInserter(registers.reset)(dispatcher)
+        abort = Signal()
+        m.d.comb += abort.eq(registers.reset | dispatcher.abort)
         units = {
-            "dispatcher": dispatcher,
             "matrix": matrix,
             "loader": loader,
             "post": post,
@@ -96,7 +106,7 @@ class Machine(wiring.Component):
             "router": router,
         }
         for name, unit in units.items():
-            m.submodules[name] = ResetInserter(reset)(unit)
+            m.submodules[name] = ResetInserter(abort)(unit)
 
         commands = {
             "load": (loader.load, loader.done),
@@ -107,14 +117,6 @@ class Machine(wiring.Component):
             "norm": (layernorm.command, layernorm.done),
             "route": (router.command, router.done),
         }
-        for kind in UNIT_KINDS:
-            name = kind.__name__.lower()
-            command, done = commands[name]
-            connect(m, getattr(dispatcher, f"command_{name}"), command)
-            m.d.comb += getattr(dispatcher, f"done_{name}").eq(done)
-        for number in range(len(LOOKUP_QUEUES)):
-            connect(m, dispatcher.lookups[number], router.lookups[number])
-
         readers = {
             ActReader.MATRIX: matrix.act,
             ActReader.POST: post.act_read,
@@ -128,13 +130,37 @@ class Machine(wiring.Component):
             ActWriter.LOAD: loader.act_write,
             ActWriter.HOST: host.act_write,
         }
-        for number, port in readers.items():
-            connect(m, port, act.reads[number])
-        for number, port in writers.items():
-            connect(m, port, act.writes[number])
+        if config.external_words:
+            fetcher, storer = self._external(m, abort, dispatcher, registers)
+            commands |= {"fetch": (fetcher.command, fetcher.done), "store": (storer.command, storer.done)}
+            readers[ActReader.STORE] = storer.act
+            writers[ActWriter.FETCH] = fetcher.act_write
+            # the host writes weights only while the machine is at rest
+            m.d.comb += [
+                weight.write.valid.eq(fetcher.weight_write.valid | host.weight_write.valid),
+                weight.write.payload.eq(
+                    Mux(fetcher.weight_write.valid, fetcher.weight_write.payload, host.weight_write.payload)
+                ),
+                host.weight_write.ready.eq(~fetcher.weight_write.valid),
+            ]
+        else:
+            connect(m, host.weight_write, weight.write)
+        for kind in unit_kinds(config):
+            name = kind.__name__.lower()
+            command, done = commands[name]
+            connect(m, getattr(dispatcher, f"command_{name}"), command)
+            m.d.comb += getattr(dispatcher, f"done_{name}").eq(done)
+        for number in range(len(lookup_queues(config))):
+            connect(m, dispatcher.lookups[number], router.lookups[number])
+
+        m.submodules.act = act = BankedMemory(config, readers=len(readers), writers=len(writers))
+        # in order of their numbers: the highest priority first
+        for place, number in enumerate(sorted(readers)):
+            connect(m, readers[number], act.reads[place])
+        for place, number in enumerate(sorted(writers)):
+            connect(m, writers[number], act.writes[place])
         connect(m, matrix.weight, weight.reads[WeightReader.MATRIX])
         connect(m, loader.weight, weight.reads[WeightReader.LOAD])
-        connect(m, host.weight_write, weight.write)
 
         connect(m, loader.resident, matrix.load_write)
         connect(m, softmax.resident, matrix.softmax_write)
@@ -154,15 +180,11 @@ class Machine(wiring.Component):
         connect(m, host.register_write, registers.write)
         connect(m, flipped(self.request), host.request)
         connect(m, host.response, flipped(self.response))
-        stalled = [
-            Signal(len(ports), name=f"{name}_stall")
-            for name, ports in (("read", readers), ("write", writers))
-        ]
+        for number, port in readers.items():
+            m.d.comb += registers.read_stall[number].eq(port.request.valid & ~port.request.ready)
+        for number, port in writers.items():
+            m.d.comb += registers.write_stall[number].eq(port.valid & ~port.ready)
         m.d.comb += [
-            stalled[0].eq(Cat(port.request.valid & ~port.request.ready for port in readers.values())),
-            stalled[1].eq(Cat(port.valid & ~port.ready for port in writers.values())),
-            registers.read_stall.eq(stalled[0]),
-            registers.write_stall.eq(stalled[1]),
             registers.weight_stall.eq(
                 Cat(port.request.valid & ~port.request.ready for port in (matrix.weight, loader.weight))
             ),
@@ -196,3 +218,26 @@ class Machine(wiring.Component):
         for queue, head in enumerate(dispatcher.head):
             m.d.comb += registers.head[queue].eq(head)
         return m
+
+    def _external(
+        self, m: Module, abort: Signal, dispatcher: Dispatcher, registers: Registers
+    ) -> tuple[Fetcher, Storer]:
+        """Make the units at the port to external memory: one has its read channels, the other its write channels."""
+        m.submodules.fetcher = fetcher = Fetcher(self.config)
+        m.submodules.storer = storer = Storer(self.config)
+        for name, member in axi_port(self.config).members.items():
+            unit = fetcher if name.startswith("ar") or name[0] == "r" else storer
+            mine, its = getattr(self.axi, name), getattr(unit.axi, name)
+            m.d.comb += mine.eq(its) if member.flow == Out else its.eq(mine)
+        for unit in (fetcher, storer):
+            m.d.comb += [
+                unit.abort.eq(abort),
+                unit.page.eq(registers.external_page),
+                unit.limit.eq(registers.bus_timeout),
+            ]
+        m.d.comb += [
+            dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, storer.fault)),
+            registers.read_beat.eq(fetcher.beat),
+            registers.write_beat.eq(storer.beat),
+        ]
+        return fetcher, storer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from amaranth.hdl import Assert, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
@@ -21,6 +21,9 @@ from hwattn.rtl.interfaces import (
 from hwattn.rtl.matrix_row import MatrixRow, tree_stages
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul, Memory
+
+COMMANDS_IN_FLIGHT = 3
+"""Commands whose last column may be on its way: each lasts three cycles or more, and the way is short."""
 
 
 class Matrix(Component):
@@ -45,7 +48,9 @@ class Matrix(Component):
 
     Latency
     -------
-    From acceptance to `done`: ``words * n0 * n1 + 7 + T`` cycles and the stalls of the read port, T = ``tree_stages(lanes)``.
+    From acceptance to `done`: ``words * n0 * n1 + 7 + T`` cycles and the stalls of the read port, T = ``tree_stages(lanes)``. The next
+    command is accepted as soon as the last word has been asked for, ``words * n0 * n1 + 2`` cycles after this one, where neither
+    accumulates; else when this one is done.
 
     Bit accuracy
     ------------
@@ -80,33 +85,33 @@ class Matrix(Component):
         rows = [MatrixRow(config) for _ in range(config.rows)]
         for index, row in enumerate(rows):
             m.submodules[f"row_{index}"] = row
-            m.d.comb += [
-                row.resident_unsigned.eq(command.resident_unsigned),
-                row.low_pass.eq(command.low_pass),
-                row.accumulate.eq(command.accumulate),
-                row.growth.eq(growth[index]),
-            ]
+            m.d.comb += row.growth.eq(growth[index])
 
-        setup, streaming, draining = Signal(), Signal(), Signal()
+        setup, streaming, accumulates = Signal(), Signal(), Signal()
+        draining = Signal(range(COMMANDS_IN_FLIGHT + 1))
         m.d.comb += [
-            self.command.ready.eq(~self.busy),
-            self.busy.eq(setup | streaming | draining),
+            self.command.ready.eq(
+                ~setup
+                & ~streaming
+                & (draining != COMMANDS_IN_FLIGHT)
+                & (~draining.any() | ~(accumulates | self.command.payload.accumulate))
+            ),
+            self.busy.eq(setup | streaming | draining.any()),
             self.growth.state.eq(command.state),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [command.eq(self.command.payload), setup.eq(1)]
         with m.If(setup):
-            m.d.sync += [setup.eq(0), streaming.eq(1)]
+            m.d.sync += [setup.eq(0), streaming.eq(1), accumulates.eq(command.accumulate)]
             for index in range(config.rows):
                 m.d.sync += growth[index].eq(Mux(command.rescale, self.growth.growth[index], 0))
         step, first, last, column, ended = self._stream(m, command, setup, streaming)
         with m.If(ended):
-            m.d.sync += [streaming.eq(0), draining.eq(1)]
-        with m.If(self.done):
-            m.d.sync += draining.eq(0)
+            m.d.sync += streaming.eq(0)
+        m.d.sync += draining.eq(draining + ended - self.done)
 
         self._resident(m, rows, command, step, first)
-        self._accumulate(m, rows, step, first, last, column, ended)
+        self._accumulate(m, rows, command, step, first, last, column, ended)
         return m
 
     def _stream(self, m: Module, command: Any, setup: Signal, streaming: Signal) -> tuple[Signal, ...]:
@@ -208,6 +213,7 @@ class Matrix(Component):
         self,
         m: Module,
         rows: list[MatrixRow],
+        command: Any,
         step: Signal,
         first: Signal,
         last: Signal,
@@ -216,8 +222,13 @@ class Matrix(Component):
     ) -> None:
         """Carry each word's part in its column along with it, and share the accumulator banks with their readers."""
         config = self.config
+        banks = range(config.acc_banks)
         bank_at = ceil_log2(config.acc_columns)
-        stages = data.StructLayout({"add": 1, "first": 1, "last": 1, "ended": 1, "column": bank_at + 1})
+        column_bits = bank_at + ceil_log2(config.acc_banks)
+        settings = ("resident_unsigned", "low_pass", "accumulate")
+        stages = data.StructLayout(
+            {"add": 1, "first": 1, "last": 1, "ended": 1, "column": column_bits, **dict.fromkeys(settings, 1)}
+        )
         add_at = 3 + tree_stages(config.lanes)
         pipeline = [Signal(stages, name=f"stage_{index}") for index in range(add_at + 4)]
         m.d.comb += [
@@ -226,22 +237,24 @@ class Matrix(Component):
             pipeline[0].last.eq(step & last),
             pipeline[0].ended.eq(ended),
             pipeline[0].column.eq(column),
+            *(pipeline[0][name].eq(command[name]) for name in settings),
         ]
         m.d.sync += [after.eq(before) for before, after in pairwise(pipeline)]
         adding, reading, storing = pipeline[add_at], pipeline[add_at - 1], pipeline[add_at + 3]
+        multiplying, finishing = pipeline[2], pipeline[add_at + 1]
         m.d.comb += self.done.eq(storing.ended)
 
         clients = [(reading.last, reading.column)]
         ports = (self.acc_post, self.acc_softmax, self.acc_route)
-        clients += [(port.enable, port.addr[: bank_at + 1]) for port in ports]
-        users = [[Signal(name=f"user_{index}_{bank}") for index in range(4)] for bank in range(2)]
-        for bank in range(2):
+        clients += [(port.enable, port.addr[:column_bits]) for port in ports]
+        users = [[Signal(name=f"user_{index}_{bank}") for index in range(4)] for bank in banks]
+        for bank in banks:
             bits = users[bank]
             m.d.comb += [
-                bit.eq(enable & (address[bank_at] == bank))
+                bit.eq(enable & (address[bank_at:] == bank))
                 for bit, (enable, address) in zip(bits, clients, strict=True)
             ]
-            stores = storing.last & (storing.column[bank_at] == bank)
+            stores = storing.last & (storing.column[bank_at:] == bank)
             m.d.sync += Assert((Cat(bits) & (Cat(bits) - 1)) == 0, "accumulator bank with two readers")
             m.d.sync += Assert(~(stores & Cat(bits[1:]).any()), "accumulator bank read and written at once")
             address = Signal(bank_at, name=f"acc_addr_{bank}")
@@ -259,11 +272,14 @@ class Matrix(Component):
             m.d.comb += [
                 row.add.eq(adding.add),
                 row.first.eq(adding.first),
-                row.old_bank.eq(adding.column[bank_at]),
+                row.old_bank.eq(adding.column[bank_at:]),
+                row.resident_unsigned.eq(multiplying.resident_unsigned),
+                row.low_pass.eq(finishing.low_pass),
+                row.accumulate.eq(finishing.accumulate),
                 row.store_addr.eq(storing.column),
             ]
         for client, port in enumerate(ports, start=1):
-            bank = Signal(name=f"bank_{client}")
-            m.d.sync += bank.eq(users[1][client])
+            bank = Signal(range(config.acc_banks), name=f"bank_{client}")
+            m.d.sync += bank.eq(port.addr[bank_at:column_bits])
             for index, row in enumerate(rows):
-                m.d.comb += port.data[index].eq(Mux(bank, row.data[1], row.data[0]))
+                m.d.comb += port.data[index].eq(Array(row.data)[bank])

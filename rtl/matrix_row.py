@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
@@ -37,22 +37,23 @@ class MatrixRow(Component):
     fetch, fetch_addr : In
         Read of the resident word that goes with the streamed word of the next cycle.
     resident_unsigned, low_pass, accumulate, growth : In
-        Settings that hold during a command; `growth` is 0 unless accumulators are rescaled.
+        Settings of the word's command; `growth` is 0 unless accumulators are rescaled.
     streamed : In(8 * lanes)
         The streamed word, two cycles after `fetch`.
     add, first : In(1)
         Add the dot product of a word to the sum; `first` starts the sum.
-    read_enable, read_addr, data : In(2), In.array(2), Out.array(2)
-        Read of each of the two accumulator banks; `data` comes one cycle later.
-    old_bank : In(1)
+    read_enable, read_addr, data : In(acc_banks), In.array(acc_banks), Out.array(acc_banks)
+        Read of each of the accumulator banks; `data` comes one cycle later.
+    old_bank : In
         Bank from which `data` is the old content.
-    store, store_addr : In(2), In
+    store, store_addr : In(acc_banks), In
         Write the sum of dot product and old content into a bank.
 
     Latency
     -------
-    With T = ``tree_stages(lanes)``, for a word fetched in cycle 0: `streamed` in 2, `add` in ``3 + T``, and for the last word of a
-    column `read_enable` in ``2 + T``, `old_bank` in ``3 + T`` and `store` in ``6 + T``. One word per cycle.
+    With T = ``tree_stages(lanes)``, for a word fetched in cycle 0: `streamed` and `resident_unsigned` in 2, `add` in ``3 + T``, and for
+    the last word of a column `read_enable` in ``2 + T``, `old_bank` in ``3 + T``, `low_pass`, `accumulate` and `growth` in ``4 + T``
+    and `store` in ``6 + T``. One word per cycle.
 
     Bit accuracy
     ------------
@@ -78,11 +79,11 @@ class MatrixRow(Component):
                 "streamed": In(8 * config.lanes),
                 "add": In(1),
                 "first": In(1),
-                "read_enable": In(2),
-                "read_addr": In(column_bits).array(2),
-                "data": Out(signed(ACCUMULATOR_BITS)).array(2),
-                "old_bank": In(1),
-                "store": In(2),
+                "read_enable": In(config.acc_banks),
+                "read_addr": In(column_bits).array(config.acc_banks),
+                "data": Out(signed(ACCUMULATOR_BITS)).array(config.acc_banks),
+                "old_bank": In(range(config.acc_banks)),
+                "store": In(config.acc_banks),
                 "store_addr": In(column_bits),
             }
         )
@@ -103,11 +104,11 @@ class MatrixRow(Component):
         shifted = Signal(signed(ACCUMULATOR_BITS + 1))
         result = Signal(signed(ACCUMULATOR_BITS))
         m.d.sync += [
-            old.eq(Mux(self.old_bank, self.data[1], self.data[0])),
+            old.eq(Array(self.data)[self.old_bank]),
             shifted.eq(Mux(self.accumulate, Cat(0, old).as_signed() >> self.growth, 0)),
             result.eq((shifted >> 1) + finished + shifted[0]),
         ]
-        for bank in range(2):
+        for bank in range(self.config.acc_banks):
             m.submodules[f"accumulators_{bank}"] = memory = block_ram(
                 ACCUMULATOR_BITS, self.config.acc_columns
             )

@@ -9,12 +9,14 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hwattn.rtl.axi import ADDRESS_BITS, PAGE_BITS
 from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_write
-from hwattn.rtl.queue import PC_BITS
+from hwattn.rtl.queue import PC_BITS, machine_queues
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import QUEUES
+from hwattn.spec.isa import QUEUES, Queue
 from hwattn.spec.registers import (
+    BUS_TIMEOUT_CYCLES,
     IDENTIFICATION,
     VERSION,
     ActReader,
@@ -50,7 +52,9 @@ class Registers(wiring.Component):
         The host's scans.
     running, paused, done, error, cause, pc, head, occupied, working, waiting, issued, skipped
         State and events of the dispatcher.
-    matrix_active, read_stall, write_stall, weight_stall : In
+    bus_timeout : Out(32), external_page : Out(28)
+        Settings of the port to external memory.
+    matrix_active, read_stall, write_stall, weight_stall, read_beat, write_beat : In
         Events that are counted while the machine runs.
 
     Latency
@@ -88,7 +92,11 @@ class Registers(wiring.Component):
                 "waiting": In(QUEUES),
                 "issued": In(1),
                 "skipped": In(range(QUEUES + 1)),
+                "bus_timeout": Out(UNIT_BITS, init=BUS_TIMEOUT_CYCLES),
+                "external_page": Out(ADDRESS_BITS - PAGE_BITS),
                 "matrix_active": In(1),
+                "read_beat": In(1),
+                "write_beat": In(1),
                 "read_stall": In(len(ActReader)),
                 "write_stall": In(len(ActWriter)),
                 "weight_stall": In(len(WeightReader)),
@@ -112,6 +120,8 @@ class Registers(wiring.Component):
             Register.SCAN_WORDS: self.scan_words,
             Register.SCAN_CRC: self.scan_crc,
         }
+        if self.config.external_words:
+            readable |= {Register.BUS_TIMEOUT: self.bus_timeout, Register.EXTERNAL_PAGE: self.external_page}
         for queue in range(QUEUES):
             readable[Register.HEAD + queue] = Cat(self.head[queue], self.occupied[queue], self.working[queue])
         readable |= self._counters(m)
@@ -142,12 +152,18 @@ class Registers(wiring.Component):
                     m.d.sync += self.single_step.eq((value & Control.SINGLE_STEP) != 0)
             with m.Case(Register.INTERVAL_SHIFT):
                 m.d.sync += self.interval_shift.eq(value == 7)
-            for register, target in (
+            settings = [
                 (Register.PROGRAM_HASH, program_hash),
                 (Register.ENTRY, self.entry),
                 (Register.SCAN_BASE, self.scan_base),
                 (Register.SCAN_WORDS, self.scan_words),
-            ):
+            ]
+            if self.config.external_words:
+                settings += [
+                    (Register.BUS_TIMEOUT, self.bus_timeout),
+                    (Register.EXTERNAL_PAGE, self.external_page),
+                ]
+            for register, target in settings:
                 with m.Case(register):
                     m.d.sync += target.eq(value)
 
@@ -169,6 +185,10 @@ class Registers(wiring.Component):
         for first, bits in groups:
             for number in range(len(bits)):
                 events[first + number] = bits[number]
+        for queue in set(Queue) - set(machine_queues(self.config)):
+            del events[Register.BUSY + queue], events[Register.WAITING + queue]
+        if self.config.external_words:
+            events |= {Register.READ_BEATS: self.read_beat, Register.WRITE_BEATS: self.write_beat}
         counters: dict[int, Value] = {}
         for register, event in events.items():
             counters[register] = counter = Signal(UNIT_BITS, name=f"counter_{int(register)}")

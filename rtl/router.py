@@ -19,13 +19,13 @@ from hwattn.rtl.interfaces import (
     norm_param_port,
 )
 from hwattn.rtl.pipeline import delayed
+from hwattn.rtl.queue import lookup_queues
 from hwattn.rtl.requantize import Requantizer, saturated
 from hwattn.rtl.search import RANK_BITS, SCORE_BITS, Search
 from hwattn.spec import isa
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.tables import SCORE_FRACTION_BITS
 
-LOOKUPS = 3
 ENTRIES = 2
 _DIGITS = 3  # accumulator columns of one expert
 _Y_BITS = 16
@@ -54,7 +54,7 @@ class Router(wiring.Component):
     acc : Out, accumulator port
     param : Out, norm parameter port
         Biases of the experts.
-    lookups : In, array of 3 metaqueue look-ups
+    lookups : In, array of metaqueue look-ups, one for each of `lookup_queues`
         Nothing is present after reset, until a command with `last`.
     entries : In, array of 2 queue entry ports
 
@@ -78,7 +78,7 @@ class Router(wiring.Component):
                 "busy": Out(1),
                 "acc": Out(accumulator_port(config)),
                 "param": Out(norm_param_port()),
-                "lookups": In(lookup_port()).array(LOOKUPS),
+                "lookups": In(lookup_port()).array(len(lookup_queues(config))),
                 "entries": In(entry_port()).array(ENTRIES),
             }
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hwattn.rtl.axi import axi_port
 from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS, Machine
@@ -34,6 +35,8 @@ class SerialMachine(wiring.Component):
         Bits of ``spec.registers.Status``.
     request : In(host_request()), response : Out(host_response())
         The machine's bus, beside the link and before it: for testbenches. On a board it stays unconnected.
+    axi : Out(axi_port(config))
+        The port to external memory, where `config.external_words` is not 0.
 
     Latency
     -------
@@ -44,6 +47,7 @@ class SerialMachine(wiring.Component):
         self.config = config
         self.divisor = divisor
         self.program = program
+        external = {"axi": Out(axi_port(config))} if config.external_words else {}
         super().__init__(
             {
                 "rx": In(1, init=1),
@@ -51,6 +55,7 @@ class SerialMachine(wiring.Component):
                 "status": Out(STATUS_BITS),
                 "request": In(host_request()),
                 "response": Out(host_response()),
+                **external,
             }
         )
 
@@ -60,6 +65,8 @@ class SerialMachine(wiring.Component):
         m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * self.divisor)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
+        if self.config.external_words:
+            connect(m, machine.axi, flipped(self.axi))
         connect(m, receiver.bytes, link.received)
         connect(m, link.sent, transmitter.bytes)
         # ready does not wait for valid: a testbench looks at it before it drives valid

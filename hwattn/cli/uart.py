@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
 from hwattn.sim.cosim.session import TOP, machine_verilog
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
@@ -45,14 +46,16 @@ def drive_over_pins(
         folder = Path(scratch)
         result = folder / "findings.json"
         job = Job(
-            str(folder / "program.hwp"),
-            str(folder / "images.npy"),
-            list(tasks),
-            preloaded,
-            False,
-            0,
-            0,
-            str(result),
+            program=str(folder / "program.hwp"),
+            images=str(folder / "images.npy"),
+            tasks=list(tasks),
+            load=preloaded,
+            stepped=0,
+            whole=0,
+            readback=0,
+            memory=ExternalMemory(),
+            fault=None,
+            result=str(result),
         )
         save_program(program, Path(job.program))
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)

@@ -1,7 +1,8 @@
 """What every instruction reads and writes, as numbered locations: the ground on which tokens stand.
 
-Locations are the words of the activation memory, then resident slots, accumulator banks, softmax states and the experts' queues.
-Read-only memories have none. An accumulator bank counts as written by every use: only one unit may be at a bank.
+Locations are the words of the activation memory, then resident slots, accumulator banks, softmax states and the experts' queues; with
+external memory the words of the weight buffer, and of external memory those that the program writes. What is only read has none. An
+accumulator bank counts as written by every use: only one unit may be at a bank.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from hwattn.compiler.layout import ceil_div, int16_words
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import (
+    EXTERNAL_ADDRESS_BITS,
     SOFTMAX_STATES,
     Copy,
+    Fetch,
     Format,
     Instruction,
     Load,
@@ -27,11 +30,11 @@ from hwattn.spec.isa import (
     Predicated,
     Route,
     Softmax,
+    Store,
 )
 
 Locations = NDArray[np.int64]
 MAX_SLOTS = 8
-ACCUMULATOR_BANKS = 2
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,27 @@ class AccessMap:
     Parameters
     ----------
     config : AcceleratorConfig
+    scratch : tuple of int
+        First external word that the program writes, and the number of those words.
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(self, config: AcceleratorConfig, scratch: tuple[int, int] = (0, 0)) -> None:
         self.config = config
+        self.scratch_base, scratch_words = scratch if scratch[1] else (1 << EXTERNAL_ADDRESS_BITS, 0)
         self.slots = config.act_total_words
         self.banks = self.slots + MAX_SLOTS
-        self.states = self.banks + ACCUMULATOR_BANKS
+        self.states = self.banks + config.acc_banks
         self.queues = self.states + SOFTMAX_STATES
-        self.count = self.queues + 1
+        self.buffer = self.queues + 1
+        self.scratch = self.buffer + (config.weight_words if config.external_words else 0)
+        self.count = self.scratch + scratch_words
         self._routed = (0, 0)
 
     def name(self, location: int) -> str:
         """Describe a location for a message."""
         kinds = (
+            (self.scratch, "external word"),
+            (self.buffer, "weight buffer word"),
             (self.queues, "expert queues"),
             (self.states, "softmax state"),
             (self.banks, "accumulator bank"),
@@ -85,15 +95,20 @@ class AccessMap:
     def _access(self, one: Instruction) -> tuple[list[Locations], list[Locations]]:
         match one:
             case Load():
-                return ([self._load(one)] if one.memory == Memory.ACT else []), [self._slot(one.slot)]
+                return self._in(one.memory, self._load(one)), [self._slot(one.slot)]
             case Copy():
-                reads = [_run(one.source, one.words)] if one.memory == Memory.ACT else []
-                return reads, [_run(one.target, one.words)]
+                return self._in(one.memory, _run(one.source, one.words)), [_run(one.target, one.words)]
+            case Fetch():
+                starts = one.target + np.arange(one.runs) * one.target_stride
+                source = one.source + np.arange(one.runs) * one.source_stride
+                return self._external(source, one.words), self._in(one.memory, _runs(starts, one.words))
+            case Store():
+                source = one.source + np.arange(one.runs) * one.source_stride
+                starts = one.target + np.arange(one.runs) * one.target_stride
+                return [_runs(source, one.words)], self._external(starts, one.words)
             case Matmul():
-                reads = [self._slot(one.slot)]
-                if one.memory == Memory.ACT:
-                    starts = _grid(one.base, (one.n1, one.stride1), (one.n0, one.stride0))
-                    reads.append(_runs(starts, one.words))
+                starts = _grid(one.base, (one.n1, one.stride1), (one.n0, one.stride0))
+                reads = [self._slot(one.slot), *self._in(one.memory, _runs(starts, one.words))]
                 if one.rescale:
                     reads.append(np.array([self.states + one.state]))
                 return reads, [self._bank(one.acc_base, one.n1 * one.n0)]
@@ -110,6 +125,17 @@ class AccessMap:
                 self._routed = min(low, one.token), max(high, one.token + one.rows)
                 return [], [self._bank(one.acc_base, 3 * one.experts), np.array([self.queues])]
         return [], []
+
+    def _in(self, memory: int, words: Locations) -> list[Locations]:
+        """Locations of words of a memory; weights that no instruction writes have none."""
+        if memory == Memory.ACT:
+            return [words]
+        return [self.buffer + words] if self.config.external_words else []
+
+    def _external(self, starts: Locations, words: int) -> list[Locations]:
+        """Locations of runs of external words, as far as the program writes there."""
+        inside = starts >= self.scratch_base
+        return [self.scratch - self.scratch_base + _runs(starts[inside], words)] if inside.any() else []
 
     def _slot(self, slot: int) -> Locations:
         return np.array([self.slots + slot])

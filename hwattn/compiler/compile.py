@@ -7,6 +7,7 @@ import numpy as np
 from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Plan
+from hwattn.compiler.prefetch import Labelled, schedule_fetches
 from hwattn.compiler.task import TaskLowering
 from hwattn.compiler.tokens import synchronize
 from hwattn.compiler.verify import verify_program
@@ -37,6 +38,7 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
     """
     emitter = Emitter(config)
     instructions: list[Instruction] = []
+    labels: list[str] = []
     entries, outputs, macs = [], [], []
     for task in range(model.tasks):
         entries.append(len(instructions))
@@ -44,14 +46,19 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
         ports, count = TaskLowering(emitter, Plan(model, task, config.lanes)).lower()
         outputs.extend(ports)
         macs.append(count)
-        instructions.extend(synchronize(emitter.instructions[start:], config))
+        emitted = map(
+            Labelled, *(each[start:] for each in (emitter.instructions, emitter.labels, emitter.chunks))
+        )
+        scheduled = schedule_fetches(list(emitted), config)
+        labels.extend(one.label for one in scheduled)
+        instructions.extend(synchronize([one.instruction for one in scheduled], config))
     require(config, "program_words", len(instructions), f"the program has {len(instructions)} instructions")
-    _check_widths(instructions, emitter.labels)
+    _check_widths(instructions, labels)
     program = Program(
         name=model.name,
         config=config,
         instructions=tuple(instructions),
-        labels=tuple(emitter.labels),
+        labels=tuple(labels),
         entries=tuple(entries),
         weights=np.asarray(emitter.weights.contents(config), np.int8),
         params=np.asarray(emitter.params.contents(config), np.int64),

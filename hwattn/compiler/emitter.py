@@ -10,9 +10,13 @@ from hwattn.compiler.layout import RowLayout, int16_words, split_evenly
 from hwattn.compiler.memory import ReadOnlyMemory, require
 from hwattn.compiler.scales import Scaling
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Format, Instruction, Load, Matmul, Memory, Post, Stage2
+from hwattn.spec.isa import Fetch, Format, Instruction, Load, Matmul, Memory, Post, Stage2
 
-ACCUMULATOR_BANKS = 2
+FETCH_WORDS = 2**16 - 1
+"""Words of one run of a Fetch."""
+
+BUFFERED_CHUNKS = 4
+"""Chunks of weights that the buffer should hold: one is used, the others are on their way."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,17 @@ class Expert:
 
 @dataclass(frozen=True)
 class Weights:
-    """Streamed rows: `rows` rows of `words` words from word `base` on; those of the next expert `expert_stride` words on."""
+    """Streamed rows: `rows` rows of `words` words from word `base` on; those of the next expert `expert_stride` words on.
+
+    In external memory they are fetched chunk by chunk; of a chunk in the buffer `base` counts from its first word, and `chunk` is its
+    number, or None for weights that stay in their memory.
+    """
 
     base: int
     rows: int
     words: int
     expert_stride: int = 0
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,24 +109,59 @@ class Emitter:
     Parameters
     ----------
     config : AcceleratorConfig
+
+    Attributes
+    ----------
+    instructions : list of Instruction
+    labels : list of str
+        Layer of each instruction.
+    chunks : list of (int or None)
+        Chunk of weights that an instruction fetches or streams; `hwattn.compiler.prefetch` gives it its place in the buffer.
     """
 
     config: AcceleratorConfig
     instructions: list[Instruction] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    chunks: list[int | None] = field(default_factory=list)
     label: str = ""
     _slot: int = 0
     _bank: int = 0
+    _chunk: int = 0
 
     def __post_init__(self) -> None:
-        self.weights = ReadOnlyMemory("weight_words", (self.config.lanes,), np.int8)
+        place = "external_words" if self.config.external_words else "weight_words"
+        self.weights = ReadOnlyMemory(place, (self.config.lanes,), np.int8)
         self.params = ReadOnlyMemory("param_words", (3,), np.int64)
         self.norm_params = ReadOnlyMemory("norm_words", (), np.int64)
 
-    def emit(self, instruction: Instruction) -> None:
+    def emit(self, instruction: Instruction, chunk: int | None = None) -> None:
         """Append an instruction of the current layer."""
         self.instructions.append(instruction)
         self.labels.append(self.label)
+        self.chunks.append(chunk)
+
+    def fetch(self, weights: Weights, columns: tuple[int, int], expert: Expert | None = None) -> Weights:
+        """Return rows `columns` (first, count) of a weight matrix where they can be streamed from: fetched into the buffer if need be.
+
+        An expert's weights are fetched if its queue holds any token.
+        """
+        start, count = columns
+        if not self.config.external_words:
+            return replace(weights, base=weights.base + start * weights.words, rows=count)
+        self._chunk += 1
+        size = count * weights.words
+        self.emit(
+            Fetch(
+                memory=Memory.WEIGHT,
+                source=weights.base + start * weights.words,
+                expert_stride=weights.expert_stride,
+                words=size,
+                runs=1,
+                **(replace(expert, first=0).fields if expert else {}),
+            ),
+            self._chunk,
+        )
+        return Weights(0, count, weights.words, chunk=self._chunk)
 
     def next_slot(self) -> int:
         """Return the resident slot whose last use is longest ago."""
@@ -126,7 +170,7 @@ class Emitter:
 
     def next_bank(self) -> int:
         """Return the first column of the accumulator bank that was not used last."""
-        self._bank = (self._bank + 1) % ACCUMULATOR_BANKS
+        self._bank = (self._bank + 1) % self.config.acc_banks
         return self._bank * self.config.acc_columns
 
     def tiles(self, span: tuple[int, int]) -> list[tuple[int, int]]:
@@ -169,15 +213,12 @@ class Emitter:
         """
         return Operand(self, loads)
 
-    def matmul(
-        self, operand: Operand, weights: Weights, columns: tuple[int, int], expert: Expert | None = None
-    ) -> int:
-        """Multiply a tile by rows `columns` (first, count) of a weight matrix; return the first accumulator column.
+    def matmul(self, operand: Operand, weights: Weights, expert: Expert | None = None) -> int:
+        """Multiply a tile by rows of weights that `fetch` returned; return the first accumulator column.
 
         Rows that do not fit a slot are cut along the features, and the partial sums accumulated.
         """
         bank = self.next_bank()
-        start, count = columns
         offset = 0
         for index, load in enumerate(operand.loads):
             slot = operand.slot(index)
@@ -186,31 +227,37 @@ class Emitter:
                     slot=slot,
                     words=load.words,
                     memory=Memory.WEIGHT,
-                    base=weights.base + start * weights.words + offset,
+                    base=weights.base + offset,
                     expert_stride=weights.expert_stride,
-                    n0=count,
+                    n0=weights.rows,
                     stride0=weights.words,
                     n1=1,
                     acc_base=bank,
                     accumulate=int(index > 0),
                     **(expert.fields if expert else {}),
-                )
+                ),
+                weights.chunk,
             )
             offset += load.words
         return bank
 
-    def column_chunks(self, columns: int, sinks: list[Sink], where: str) -> list[tuple[int, int]]:
-        """Cut output columns into pieces that fit an accumulator bank: (first column, columns)."""
-        unit = max(sink.unit for sink in sinks) if sinks else 1
-        require(
-            self.config,
-            "acc_columns",
-            min(unit, columns),
-            f"{where} needs {unit} accumulator columns at once",
-        )
-        if columns <= self.config.acc_columns:
+    def column_chunks(self, columns: int, sinks: list[Sink], words: int, where: str) -> list[tuple[int, int]]:
+        """Cut output columns, whose weights have `words` words each, into pieces: (first column, columns).
+
+        A piece fits an accumulator bank, and with external memory also the weight buffer, as a part of it if possible.
+        """
+        unit = min(columns, max(sink.unit for sink in sinks) if sinks else 1)
+        require(self.config, "acc_columns", unit, f"{where} needs {unit} accumulator columns at once")
+        largest = self.config.acc_columns
+        if self.config.external_words:
+            require(
+                self.config, "weight_words", unit * words, f"{where} needs {unit} rows of weights at once"
+            )
+            fitting = self.config.weight_words // words
+            largest = min(largest, max(unit, fitting // BUFFERED_CHUNKS), FETCH_WORDS // words)
+        if columns <= largest:
             return [(0, columns)]
-        return split_evenly(columns, self.config.acc_columns, unit)
+        return split_evenly(columns, largest, unit)
 
     def post(
         self, bank: int, columns: tuple[int, int], rows: int, sink: Sink, expert: Expert | None = None

@@ -16,7 +16,9 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import QUEUES, Instruction
 
 
-def synchronize(instructions: Sequence[Instruction], config: AcceleratorConfig) -> list[Instruction]:
+def synchronize(
+    instructions: Sequence[Instruction], config: AcceleratorConfig, scratch: tuple[int, int] = (0, 0)
+) -> list[Instruction]:
     """Set `pop` and `push` of the instructions of one task.
 
     Parameters
@@ -24,12 +26,14 @@ def synchronize(instructions: Sequence[Instruction], config: AcceleratorConfig) 
     instructions : sequence of Instruction
         In program order, which defines their meaning.
     config : AcceleratorConfig
+    scratch : tuple of int
+        First external word that the program writes, and the number of those words.
 
     Returns
     -------
     list of Instruction
     """
-    accesses = AccessMap(config)
+    accesses = AccessMap(config, scratch)
     last = LastAccess(accesses.count, QUEUES)
     known = [[-1] * QUEUES for _ in range(QUEUES)]
     after: list[tuple[int, ...]] = []

@@ -37,7 +37,7 @@ def verify_program(program: Program) -> None:
         image_words = -(-int(np.prod(program.image.shape)) // program.config.lanes)
         first_word = program.image.base // program.config.lanes
         image = np.arange(first_word, first_word + image_words)
-        TaskCheck(instructions, program.config, image).run()
+        TaskCheck(instructions, program.config, image, program.scratch).run()
 
 
 class TaskCheck:
@@ -49,13 +49,19 @@ class TaskCheck:
     config : AcceleratorConfig
     image : ndarray of int64
         Words that the host has written.
+    scratch : tuple of int
+        First external word that the program writes, and the number of those words.
     """
 
     def __init__(
-        self, instructions: Sequence[Instruction], config: AcceleratorConfig, image: NDArray[np.int64]
+        self,
+        instructions: Sequence[Instruction],
+        config: AcceleratorConfig,
+        image: NDArray[np.int64],
+        scratch: tuple[int, int] = (0, 0),
     ) -> None:
         self.instructions = instructions
-        self.accesses = AccessMap(config)
+        self.accesses = AccessMap(config, scratch)
         self.last = LastAccess(self.accesses.count, QUEUES)
         self.known = [[-1] * QUEUES for _ in range(QUEUES)]
         self.after: list[tuple[int, ...]] = []

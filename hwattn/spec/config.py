@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,17 @@ class AcceleratorConfig:
     act_words : int
         Words of `lanes` bytes in each activation bank; a power of two.
     weight_words : int
-        Words of `lanes` bytes of weight memory.
+        Words of `lanes` bytes of weight memory: all weights, or with external memory the buffer through which they pass.
     param_words : int
         Entries of the parameter memory (bias, multiplier and shift of one output channel).
     norm_words : int
         Entries of the LayerNorm parameter memory (gamma and beta of one feature).
     program_words : int
         Instructions of program memory.
+    acc_banks : int
+        Accumulator banks, 2 or 4; with 4, post-processing and softmax work on some while the matrix unit fills others.
     acc_columns : int
-        Columns (rows x 32 bits) of each of the two accumulator banks; a power of two.
+        Columns (rows x 32 bits) of each accumulator bank; a power of two.
     row_words : int
         Words in one slot of a resident row.
     row_slots : int
@@ -53,6 +56,9 @@ class AcceleratorConfig:
         Largest number of tokens in one expert's queue.
     queue_depth : int
         Instructions waiting in front of each unit.
+    external_words : int
+        Words of `lanes` bytes of external memory behind an AXI4 port, for weights and for activations that do not fit; 0 for a machine
+        without such a port.
     """
 
     rows: int = 4
@@ -66,19 +72,24 @@ class AcceleratorConfig:
     param_words: int = 4096
     norm_words: int = 1024
     program_words: int = 2048
+    acc_banks: int = 2
     acc_columns: int = 128
     row_words: int = 16
     row_slots: int = 4
     experts: int = 8
     tokens: int = 32
     queue_depth: int = 4
+    external_words: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            least = 0 if field.name == "external_words" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise RefusedError(
-                    f"{field.name}={value!r}", "a positive integer", f"set {field.name} to 1 or more"
+                    f"{field.name}={value!r}",
+                    f"an integer of {least} or more",
+                    f"set {field.name} to {least} or more",
                 )
         self._check("rows", self.rows <= 128, "1 to 128")
         self._check(
@@ -93,6 +104,8 @@ class AcceleratorConfig:
         )
         for name in ("act_banks", "act_words", "acc_columns"):
             self._check(name, _power_of_two(getattr(self, name)), "a power of two")
+        self._check("acc_banks", self.acc_banks in (2, 4), "2 or 4")
+        self._check("external_words", self.external_words <= 1 << EXTERNAL_ADDRESS_BITS, "at most 2**30")
         self._check("row_slots", 2 <= self.row_slots <= 8, "2 to 8")
         self._check("experts", self.experts <= 255, "1 to 255")
         self._check("tokens", self.tokens <= 65535, "1 to 65535")

@@ -1,4 +1,4 @@
-"""The instruction set: per-tile operations for four in-order queues, tied together by tokens.
+"""The instruction set: per-tile operations for seven in-order queues, tied together by tokens.
 
 A program is ONE list in sequential order; that order defines its meaning. The dispatcher hands each
 instruction to its unit's queue. An instruction starts when one token has come from every queue in `pop`, and
@@ -19,21 +19,31 @@ from functools import cache
 from typing import Any, ClassVar
 
 INSTRUCTION_BITS = 256
-QUEUES = 4
+QUEUES = 7
 TOKEN_LIMIT = 255
 """Largest number of tokens waiting between two queues."""
+
+EXTERNAL_ADDRESS_BITS = 30
+"""Of words of `lanes` bytes."""
 
 SOFTMAX_STATES = 4
 """Sets of running maximum, sum and growth that the softmax unit holds, one for each (head, tile) in flight."""
 
 
 class Queue(IntEnum):
-    """The four in-order queues, and the bit of each in `pop` and `push`."""
+    """The in-order queues, and the bit of each in `pop` and `push`. FETCH and STORE exist in machines with external memory."""
 
     LOAD = 0
     MATRIX = 1
     POST = 2
     NORM = 3
+    SOFTMAX = 4
+    FETCH = 5
+    STORE = 6
+
+
+EXTERNAL_QUEUES = (Queue.FETCH, Queue.STORE)
+"""Queues of the units at the external memory's port."""
 
 
 class Opcode(IntEnum):
@@ -47,6 +57,8 @@ class Opcode(IntEnum):
     SOFTMAX = 5
     NORM = 6
     ROUTE = 7
+    FETCH = 8
+    STORE = 9
 
 
 class Memory(IntEnum):
@@ -208,7 +220,7 @@ class Post(Predicated):
     acc_base: int = _bits(14)
     columns: int = _bits(14)
     rows: int = _bits(8)
-    param_base: int = _bits(16)
+    param_base: int = _bits(18)
     expert_stride: int = _bits(16)
     row_scale: int = _bits(1)
     state: int = _bits(2)
@@ -232,7 +244,7 @@ class Softmax(Instruction):
     """
 
     opcode = Opcode.SOFTMAX
-    queue = Queue.POST
+    queue = Queue.SOFTMAX
 
     acc_base: int = _bits(14)
     keys: int = _bits(14)
@@ -304,8 +316,46 @@ class Route(Instruction):
     last: int = _bits(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fetch(Predicated):
+    """Copy `runs` runs of `words` words from external memory into the weight buffer or the activation memory.
+
+    Run r goes from external word ``source + expert * expert_stride + r * source_stride`` to word ``target + r * target_stride`` of `memory`.
+    """
+
+    opcode = Opcode.FETCH
+    queue = Queue.FETCH
+
+    memory: int = _bits(1)
+    source: int = _bits(EXTERNAL_ADDRESS_BITS)
+    expert_stride: int = _bits(24)
+    target: int = _bits(20)
+    words: int = _bits(16)
+    runs: int = _bits(14)
+    source_stride: int = _bits(24)
+    target_stride: int = _bits(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store(Instruction):
+    """Copy `runs` runs of `words` words of the activation memory into external memory.
+
+    Run r goes from word ``source + r * source_stride`` to external word ``target + r * target_stride``.
+    """
+
+    opcode = Opcode.STORE
+    queue = Queue.STORE
+
+    source: int = _bits(20)
+    target: int = _bits(EXTERNAL_ADDRESS_BITS)
+    words: int = _bits(16)
+    runs: int = _bits(14)
+    source_stride: int = _bits(16)
+    target_stride: int = _bits(24)
+
+
 INSTRUCTIONS: dict[Opcode, type[Instruction]] = {
-    kind.opcode: kind for kind in (Halt, Load, Copy, Matmul, Post, Softmax, Norm, Route)
+    kind.opcode: kind for kind in (Halt, Load, Copy, Matmul, Post, Softmax, Norm, Route, Fetch, Store)
 }
 OPCODE_BITS = 4
 

@@ -73,6 +73,7 @@ class Program:
     entries : tuple of int
         Index of the first instruction of each task.
     weights : ndarray of int8, shape (words, lanes)
+        Contents of the weight memory, or with `config.external_words` of external memory from its first word on.
     params : ndarray of int64, shape (entries, 3)
         bias (32 signed bits), multiplier (16), shift (6) of each output channel.
     norm_params : ndarray of int64, shape (entries,)
@@ -92,8 +93,15 @@ class Program:
     activation: str
     image: ImagePort
     outputs: tuple[OutputPort, ...]
+    scratch_words: int = 0
+    """External words behind the weights that the program writes."""
     macs: tuple[int, ...] = field(default=())
     """Multiply-accumulates of the graph for one image, per task (experts: k per token)."""
+
+    @property
+    def scratch(self) -> tuple[int, int]:
+        """First external word that the program writes, and the number of those words."""
+        return len(self.weights), self.scratch_words
 
     @property
     def hash(self) -> int:

@@ -58,6 +58,7 @@ def save_program(program: Program, path: str | Path) -> None:
         "activation": program.activation,
         "image": dataclasses.asdict(program.image),
         "outputs": [dataclasses.asdict(output) for output in program.outputs],
+        "scratch_words": program.scratch_words,
         "macs": program.macs,
     }
     header = {"version": VERSION, "sha256": _digest(content, tensors), "program": content}
@@ -165,5 +166,6 @@ def _program(header: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Progra
         outputs=tuple(
             OutputPort(**{**output, "shape": tuple(output["shape"])}) for output in header["outputs"]
         ),
+        scratch_words=int(header["scratch_words"]),
         macs=tuple(int(count) for count in header["macs"]),
     )

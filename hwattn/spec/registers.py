@@ -14,6 +14,9 @@ VERSION = 1
 REGION_SHIFT = 28
 
 
+BUS_TIMEOUT_CYCLES = 1 << 20
+
+
 class Region(IntEnum):
     """Where an address points; `ACT` can be read and written, `CSR` as its registers say, the others be written."""
 
@@ -56,8 +59,12 @@ class Register(IntEnum):
     """Number of words of a scan, at least 1."""
     SCAN_CRC = 12
     """CRC-32 (that of zlib) of the bytes of the last scan."""
+    BUS_TIMEOUT = 13
+    """Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`."""
+    EXTERNAL_PAGE = 14
+    """Where external memory starts, in pages of 4 KiB."""
     HEAD = 16
-    """HEAD + queue: the instruction at the head of a queue, with bit 16 set if there is one, bit 17 if its unit works on it."""
+    """HEAD + queue: the oldest instruction of a queue that has not ended, with bit 16 set if there is one, bit 17 if its unit works on it."""
     CYCLES = 32
     """Counters start at 0 with every start and count while the machine runs."""
     MATRIX_ACTIVE = 33
@@ -68,18 +75,18 @@ class Register(IntEnum):
     """Instructions skipped because their expert's queue was too short."""
     BUSY = 36
     """BUSY + queue: cycles in which the queue's unit worked."""
-    WAITING = 40
-    """WAITING + queue: cycles in which the queue's head waited for a token."""
-    READ_STALL = 44
+    WAITING = 44
+    """WAITING + queue: cycles in which the queue's head waited for a token and its unit was idle."""
+    READ_STALL = 52
     """READ_STALL + reader of `ActReader`: cycles lost to a reader of higher priority in the same bank."""
-    WRITE_STALL = 49
+    WRITE_STALL = 60
     """WRITE_STALL + writer of `ActWriter`."""
-    WEIGHT_STALL = 53
+    WEIGHT_STALL = 68
     """WEIGHT_STALL + reader of `WeightReader`."""
-
-
-COUNTERS = range(Register.CYCLES, Register.WEIGHT_STALL + 2)
-"""Every counter of the machine."""
+    READ_BEATS = 70
+    """Words that came from external memory."""
+    WRITE_BEATS = 71
+    """Words that went to external memory."""
 
 
 class Control(IntFlag):
@@ -116,6 +123,12 @@ class ErrorCause(IntEnum):
     UNKNOWN_INSTRUCTION = 1
     END_OF_PROGRAM = 2
     """No Halt before the end of the program memory."""
+    BUS_READ = 3
+    """External memory answered a read with an error."""
+    BUS_WRITE = 4
+    """External memory answered a write with an error."""
+    BUS_TIMEOUT = 5
+    """External memory did not go on with a transfer for BUS_TIMEOUT cycles."""
 
 
 class ActReader(IntEnum):
@@ -125,7 +138,8 @@ class ActReader(IntEnum):
     POST = 1
     NORM = 2
     LOAD = 3
-    HOST = 4
+    STORE = 4
+    HOST = 5
 
 
 class ActWriter(IntEnum):
@@ -134,7 +148,8 @@ class ActWriter(IntEnum):
     POST = 0
     NORM = 1
     LOAD = 2
-    HOST = 3
+    FETCH = 3
+    HOST = 4
 
 
 class WeightReader(IntEnum):
@@ -142,6 +157,10 @@ class WeightReader(IntEnum):
 
     MATRIX = 0
     LOAD = 1
+
+
+COUNTERS = range(Register.CYCLES, Register.WRITE_BEATS + 1)
+"""Every counter of the machine; numbers in between that have no counter read 0."""
 
 
 def address(region: Region, unit: int) -> int:

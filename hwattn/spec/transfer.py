@@ -37,7 +37,7 @@ def program_blocks(program: Program) -> Iterator[Block]:
     ------
     Block
         Memories as far as they are used, then the registers INTERVAL_SHIFT and PROGRAM_HASH. The hash comes last: a load that broke off
-        does not look complete.
+        does not look complete. External memory is not among them: the host writes it by its own way.
     """
     table = activation_table(program.activation)
     norm = np.asarray(program.norm_params, np.int64)
@@ -56,6 +56,8 @@ def program_blocks(program: Program) -> Iterator[Block]:
             "<u4",
         ),
     }
+    if program.config.external_words:
+        del contents[Region.WEIGHT]
     for region, array in contents.items():
         units = (np.asarray(array, np.int64) & 0xFFFFFFFF).astype(np.uint32).reshape(-1)
         assert len(units) % UNITS.get(region, 1) == 0

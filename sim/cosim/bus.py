@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from cocotb.handle import HierarchyObject, LogicObject
 from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, ValueChange, with_timeout
 from numpy.typing import NDArray
 
+from hwattn.sim.cosim.job import Fault
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import Queue, disassemble
 from hwattn.spec.program import Program
 from hwattn.spec.registers import COUNTERS, Control, Region, Register, Status, address
@@ -24,6 +27,10 @@ BUS_LIMIT = 10_000
 
 WRITE_CYCLES = 3
 """Cycles that the host's bus takes for a write."""
+
+
+FAULTS = ("", "read", "write", "silence")
+"""Kinds of `Fault` as ``axi_memory.v`` numbers them."""
 
 
 class HungError(Exception):
@@ -50,6 +57,7 @@ class HostBus:
     """
 
     def __init__(self, dut: HierarchyObject) -> None:
+        self.dut = dut
         self.clock = dut.clk
         self.reset = dut.rst
         self.line = dut.rx
@@ -73,6 +81,23 @@ class HostBus:
             await RisingEdge(self.clock)
         self.reset.value = 0
         await FallingEdge(self.clock)
+
+    def set_memory(self, memory: ExternalMemory, fault: Fault | None) -> None:
+        """Set how fast external memory is, and what goes wrong there."""
+        settings = {
+            **dataclasses.asdict(memory),
+            "fault": FAULTS.index(fault.kind) if fault else 0,
+            "fault_at": fault.after if fault else 0,
+            "peek": 0,
+        }
+        for name, value in settings.items():
+            getattr(self.dut, f"memory_{name}").value = value
+
+    async def peek(self, word: int, lanes: int) -> bytes:
+        """Read a word of external memory, beside the machine."""
+        self.dut.memory_peek.value = word
+        await Timer(1, unit="ns")
+        return int(self.dut.memory_peeked.value).to_bytes(lanes, "little")
 
     async def _cycles(self, count: int) -> None:
         """Let cycles pass from one falling edge to another, without a wake-up in each."""

@@ -6,10 +6,20 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from hwattn.spec.external import ExternalMemory
 
 JOB_VARIABLE = "HWATTN_COSIM_JOB"
 """Environment variable that names the job file."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong in external memory, and after how many words: ``"read"`` or ``"write"`` errors, or ``"silence"``."""
+
+    kind: Literal["read", "write", "silence"]
+    after: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Job:
         that of the words between the first and the last that the instruction changes, and the whole memory after every 64th.
     readback : int
         For so many images of each task, the whole memory is read back word by word after every instruction.
+    memory : ExternalMemory
+    fault : Fault or None
     result : str
         Path of the JSON file to write.
     """
@@ -44,6 +56,8 @@ class Job:
     stepped: int
     whole: int
     readback: int
+    memory: ExternalMemory
+    fault: Fault | None
     result: str
 
     def save(self, path: Path) -> None:
@@ -53,7 +67,10 @@ class Job:
     @classmethod
     def load_file(cls, path: Path) -> Job:
         """Read a job file."""
-        return cls(**json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        values["memory"] = ExternalMemory(**values["memory"])
+        values["fault"] = Fault(**values["fault"]) if values["fault"] else None
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,8 @@ class Run:
         Instructions after which the activation memory was compared.
     outputs : dict of str to list
         Integers of every output, as the hardware left them, (rows, columns).
+    error : str
+        Name of the `ErrorCause` with which the machine stopped, or nothing.
     """
 
     task: int
@@ -105,6 +124,7 @@ class Run:
     counters: dict[int, int] = field(default_factory=dict)
     compared: int = 0
     outputs: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass

@@ -203,6 +203,7 @@ def run(
     testcase: str | None = None,
     seed: int = 1,
     waves: bool = False,
+    plusargs: Sequence[str] = (),
 ) -> RunResult:
     """Run a cocotb test module on a compiled design.
 
@@ -224,6 +225,8 @@ def run(
         Seed of Python's `random` in the simulator's process.
     waves : bool
         Record a waveform; the build must have been made for it.
+    plusargs : sequence of str
+        Arguments for the design, such as ``+external=FILE``.
 
     Returns
     -------
@@ -244,7 +247,7 @@ def run(
     waveform_to = (
         {"verilator": ["--trace-file", str(waveform)], "icarus": []}[built.simulator] if waves else []
     )
-    plusargs = [f"+dumpfile_path={waveform}"] if waves and built.simulator == "icarus" else []
+    dumping = [f"+dumpfile_path={waveform}"] if waves and built.simulator == "icarus" else []
     with _simulator_environment({}, python_path):
         runner = get_runner(built.simulator)
         runner.log.disabled = True
@@ -260,7 +263,7 @@ def run(
                 extra_env=dict(environment or {}),
                 waves=waves,
                 test_args=waveform_to,
-                plusargs=plusargs,
+                plusargs=[*plusargs, *dumping],
                 results_xml=str(results),
                 log_file=log,
             )

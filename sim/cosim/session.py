@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.rtl.system import SerialMachine
-from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
-from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
+from hwattn.sim.cosim.job import JOB_VARIABLE, Fault, Findings, Job
 from hwattn.sim.cosim.runner import Simulator
+from hwattn.sim.cosim.system import system_verilog
 from hwattn.sim.cosim.waves import save_gtkwave
 from hwattn.spec.cache import cache_folder, digest, made_once
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
@@ -63,7 +63,7 @@ def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -
     key = digest(f"{config.hash:08x}", contents, _generator_digest())
 
     def fill(folder: Path) -> None:
-        (folder / "machine.v").write_text(to_verilog(SerialMachine(config, DIVISOR, program), TOP))
+        (folder / "machine.v").write_text(system_verilog(config, TOP, DIVISOR, program))
 
     return (made_once(cache_folder() / "verilog" / key, fill) / "machine.v").read_text()
 
@@ -72,7 +72,7 @@ def _generator_digest() -> str:
     """Digest of the sources that the Verilog is made by."""
     room = Path(__file__).parents[2] / "rtl"
     spec = Path(__file__).parents[2] / "spec"
-    sources = sorted([*room.glob("*.py"), *spec.glob("*.py")])
+    sources = sorted([*room.glob("*.py"), *spec.glob("*.py"), *Path(__file__).parent.glob("*.v")])
     return digest(*(source.read_text() for source in sources))
 
 
@@ -86,6 +86,8 @@ def simulate(
     whole: int = 1,
     readback: int = 0,
     waves: Path | None = None,
+    memory: ExternalMemory | None = None,
+    fault: Fault | None = None,
 ) -> CosimResult:
     """Run a program on images in RTL under cocotb, comparing with the integer model.
 
@@ -105,6 +107,10 @@ def simulate(
         the other images what each instruction changes. See `Job`.
     waves : Path, optional
         Folder for a waveform of the whole simulation and a GTKWave save file.
+    memory : ExternalMemory, optional
+        How fast external memory is, of machines that have such a port.
+    fault : Fault, optional
+        What goes wrong there.
 
     Returns
     -------
@@ -132,9 +138,14 @@ def simulate(
             stepped=len(images) if stepped is None else stepped,
             whole=whole,
             readback=readback,
+            memory=memory or ExternalMemory(),
+            fault=fault,
             result=str(folder / "findings.json"),
         )
         save_program(program, Path(job.program))
+        external = folder / "external.hex"
+        if program.config.external_words:
+            external.write_text(_hex_words(program))
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
         job.save(folder / "job.json")
         outcome = runner.run(
@@ -143,6 +154,7 @@ def simulate(
             waves if waves is not None else folder / "run",
             environment={JOB_VARIABLE: str(folder / "job.json")},
             waves=waves is not None,
+            plusargs=[f"+external={external}"] if program.config.external_words else [],
         )
         findings = Findings.load_file(Path(job.result))
     if findings.hung:
@@ -152,3 +164,11 @@ def simulate(
             "report it with the model and configuration; --waves DIR shows the signals",
         )
     return CosimResult(findings, outcome.waveform)
+
+
+def _hex_words(program: Program) -> str:
+    """Contents of external memory as $readmemh reads them: a word to a line, the last lane first; behind the weights zeros."""
+    flipped = np.ascontiguousarray(program.weights[:, ::-1]).tobytes().hex()
+    digits = 2 * program.config.lanes
+    lines = [flipped[start : start + digits] for start in range(0, len(flipped), digits)]
+    return "\n".join([*lines, *["0" * digits] * program.scratch_words, ""])

@@ -18,7 +18,7 @@ from hwattn.sim.model.executor import Executor
 from hwattn.spec.isa import disassemble
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import load_program
-from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, Register, Status
+from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, ErrorCause, Register, Status
 from hwattn.spec.transfer import Block, image_block, output_integers, output_words, program_blocks
 
 STEP_LIMIT = 200_000
@@ -65,6 +65,8 @@ class Testbench:
         """Load the program if needed, then run every image of every task stepping and free."""
         bus = self.bus
         await bus.begin()
+        if self.program.config.external_words:
+            bus.set_memory(self.job.memory, self.job.fault)
         await self._expect(Register.IDENTIFICATION, IDENTIFICATION)
         await self._expect(Register.VERSION, VERSION)
         await self._expect(Register.CONFIG_HASH, self.program.config.hash)
@@ -124,10 +126,14 @@ class Testbench:
         await self.bus.control(Control.START)
         ideal = self.program.macs[run.task] // self.program.config.multipliers
         status = await self.bus.rest(STEP_LIMIT + RUN_SLACK * ideal, self.program)
+        if status & Status.ERROR:
+            run.error = ErrorCause(await self.bus.register(Register.ERROR)).name
+            return
         assert status & Status.DONE, f"status {int(status)} at the end of the free run"
         model = self.executor.start(self.images[run.image][None])
         self.executor.execute(model, run.task)
         await self._equal(run, model.words[0], None, "the end of the free run", 0, self.words)
+        await self._scratch_equal(run, model.scratch[0], None, "the end of the free run")
         run.counters = (await self.bus.counters()).values
         run.cycles = run.counters[Register.CYCLES]
         for port in self.program.outputs:
@@ -135,6 +141,21 @@ class Testbench:
                 first, words = output_words(port, self.lanes)
                 found = await self.bus.act_words(first, words, self.lanes)
                 run.outputs[port.name] = output_integers(port, found).tolist()
+
+    async def _scratch_equal(
+        self, run: Run, expected: NDArray[np.uint8], number: int | None, text: str
+    ) -> None:
+        """Compare the external words that the program writes; note the first one that differs."""
+        base, _ = self.program.scratch
+        for word, bytes_of in enumerate(expected):
+            found = await self.bus.peek(base + word, self.lanes)
+            if found != bytes_of.tobytes():
+                self.findings.mismatches.append(
+                    Mismatch(
+                        run.task, run.image, number, text, base + word, bytes_of.tobytes().hex(), found.hex()
+                    )
+                )
+                return
 
     async def _equal(
         self, run: Run, expected: NDArray[np.uint8], number: int | None, text: str, first: int, words: int

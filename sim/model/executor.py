@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.sim.model import loader, operations, writer
+from hwattn.sim.model import external, loader, operations, writer
 from hwattn.sim.model.predicate import Active, active
 from hwattn.sim.model.state import State
 from hwattn.spec.isa import (
     Copy,
+    Fetch,
     Halt,
     Instruction,
     Load,
@@ -22,6 +23,7 @@ from hwattn.spec.isa import (
     Predicated,
     Route,
     Softmax,
+    Store,
     disassemble,
 )
 from hwattn.spec.numbers import Int64
@@ -72,7 +74,7 @@ class Executor:
     def batch_limit(self) -> int:
         """Images whose state is held at once."""
         config = self.program.config
-        one = State(config, 1)
+        one = State(config, 1, self.program.scratch_words)
         size = one.memory.nbytes + one.slots.nbytes + one.accumulators.nbytes + 2 * one.queue_token.nbytes
         return max(1, min(BATCH_MAX, STATE_BYTES // size))
 
@@ -122,7 +124,7 @@ class Executor:
         port = self.program.image
         if images.shape[1:] != port.shape:
             raise ValueError(f"images of shape {images.shape}; expected (batch, {port.shape})")
-        state = state or State(self.program.config, len(images))
+        state = state or State(self.program.config, len(images), self.program.scratch_words)
         if state.batch != len(images):
             raise ValueError(f"{len(images)} images for a state of {state.batch}")
         state.routing.clear()
@@ -209,5 +211,9 @@ class Executor:
                 operations.norm(instruction, self.program, state)
             case Route():
                 operations.route_tokens(instruction, self.program, state)
+            case Fetch():
+                external.fetch(instruction, self.program, state, where)
+            case Store():
+                external.store(instruction, self.program, state)
             case _:
                 raise ValueError("an unknown instruction")

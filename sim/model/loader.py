@@ -62,6 +62,8 @@ def _source(memory: int, program: Program, state: State) -> NDArray[Any]:
     """Return a memory by bytes, (batch, bytes), or (1, bytes) where all images share it."""
     if memory == Memory.ACT:
         return state.memory
+    if state.config.external_words:
+        raise ValueError("the weight buffer is for the matrix unit: fetch into the activation memory")
     return program.weights.reshape(1, -1).view(np.uint8)
 
 

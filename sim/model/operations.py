@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.sim.model.external import buffered_rows
 from hwattn.sim.model.layernorm import layer_norm
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.sim.model.predicate import Active
@@ -30,16 +32,27 @@ def matmul(instruction: Matmul, program: Program, state: State, where: Active | 
     resident = slot if instruction.resident_unsigned else slot.view(np.int8)
     columns = state.column_view(instruction.acc_base, instruction.n0 * instruction.n1)
     growth = state.growth[:, instruction.state]
-    if where is None:
-        old = columns if instruction.accumulate else None
-        streamed = _streamed(instruction, program, state, 0, None)
-        columns[...] = _accumulated(instruction, old, growth, resident, streamed)
-        return
-    for expert in np.unique(where.expert).tolist():
-        images = where.images[where.expert == expert]
-        old = columns[images] if instruction.accumulate else None
-        streamed = _streamed(instruction, program, state, expert, images)
-        columns[images] = _accumulated(instruction, old, growth[images], resident[images], streamed)
+    for images, streamed in _streams(instruction, program, state, where):
+        if images is None:
+            old = columns if instruction.accumulate else None
+            columns[...] = _accumulated(instruction, old, growth, resident, streamed)
+        else:
+            old = columns[images] if instruction.accumulate else None
+            columns[images] = _accumulated(instruction, old, growth[images], resident[images], streamed)
+
+
+def _streams(
+    instruction: Matmul, program: Program, state: State, where: Active | None
+) -> Iterator[tuple[Int64 | None, NDArray[np.int8]]]:
+    """Yield images (None for all) and the rows streamed in them: (columns, length), or (images, columns, length) of activations."""
+    if instruction.memory == Memory.WEIGHT and state.config.external_words:
+        yield from buffered_rows(instruction, program, state, None if where is None else where.images)
+    elif where is None:
+        yield None, _streamed(instruction, program, state, 0, None)
+    else:
+        for expert in np.unique(where.expert).tolist():
+            images = where.images[where.expert == expert]
+            yield images, _streamed(instruction, program, state, expert, images)
 
 
 def _streamed(

@@ -21,6 +21,8 @@ class State:
     config : AcceleratorConfig
     batch : int
         Images side by side.
+    scratch_words : int
+        External words that the program writes.
 
     Attributes
     ----------
@@ -28,7 +30,14 @@ class State:
         Activation memory by bytes.
     slots : ndarray of uint8, shape (batch, row_slots, rows, row_words * lanes)
         Resident rows.
-    accumulators : ndarray of int32, shape (batch, rows, 2 * acc_columns)
+    accumulators : ndarray of int32, shape (batch, rows, acc_banks * acc_columns)
+    buffer_source : ndarray of int64, shape (batch, weight_words)
+        With external memory: the external word of the weights that lies in each word of the weight buffer, -1 where it holds
+        a copy of what the program itself has written.
+    buffer : ndarray of uint8, shape (batch, weight_words, lanes)
+        Those copies.
+    scratch : ndarray of uint8, shape (batch, scratch_words, lanes)
+        External words behind the weights, which the program writes.
     maximum, total, growth : ndarray of int64, shape (batch, SOFTMAX_STATES, rows)
         Softmax state.
     queue_token, queue_gate : ndarray of int64, shape (batch, experts, tokens)
@@ -41,7 +50,7 @@ class State:
         For each finished routing, the chosen experts of every token in order of rank.
     """
 
-    def __init__(self, config: AcceleratorConfig, batch: int) -> None:
+    def __init__(self, config: AcceleratorConfig, batch: int, scratch_words: int = 0) -> None:
         self.config = config
         self.batch = batch
         self.memory: NDArray[np.uint8] = np.zeros((batch, config.act_total_words * config.lanes), np.uint8)
@@ -49,8 +58,13 @@ class State:
             (batch, config.row_slots, config.rows, config.row_words * config.lanes), np.uint8
         )
         self.accumulators: NDArray[np.int32] = np.zeros(
-            (batch, config.rows, 2 * config.acc_columns), np.int32
+            (batch, config.rows, config.acc_banks * config.acc_columns), np.int32
         )
+        buffered = config.weight_words if config.external_words else 0
+        self.buffer_source: Int64 = np.full((batch, buffered), -1, np.int64)
+        copied = buffered if scratch_words else 0
+        self.buffer: NDArray[np.uint8] = np.zeros((batch, copied, config.lanes), np.uint8)
+        self.scratch: NDArray[np.uint8] = np.zeros((batch, scratch_words, config.lanes), np.uint8)
         self.maximum: Int64 = np.zeros((batch, SOFTMAX_STATES, config.rows), np.int64)
         self.total = np.zeros_like(self.maximum)
         self.growth = np.zeros_like(self.maximum)

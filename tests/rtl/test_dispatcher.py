@@ -5,15 +5,16 @@ import random
 import pytest
 from bench import Bench, Context
 
-from hwattn.rtl.dispatcher import UNIT_KINDS, Dispatcher
+from hwattn.rtl.dispatcher import Dispatcher
+from hwattn.rtl.queue import unit_kinds
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Copy, Halt, Instruction, Load, Matmul, Norm, Post, Queue, Route, Softmax, encode
+from hwattn.spec.isa import Halt, Instruction, Load, Matmul, Norm, Post, Queue, encode
 from hwattn.spec.isa import fields as fields_of
 from hwattn.spec.registers import ErrorCause
 
 UNKNOWN = 15
-CONFIG = AcceleratorConfig(program_words=64, queue_depth=2)
-LOAD, MATRIX, POST, NORM = (1 << queue for queue in Queue)
+CONFIG = AcceleratorConfig(program_words=64, queue_depth=2, external_words=1024)
+LOAD, MATRIX, POST, NORM, SOFTMAX, FETCH, STORE = (1 << queue for queue in Queue)
 
 
 class Harness:
@@ -37,7 +38,7 @@ class Harness:
 
         for port in self.dut.lookups:
             self.bench.combinational([port.meta], [port.present, port.expert, port.count], look_up)
-        for kind in UNIT_KINDS:
+        for kind in unit_kinds(CONFIG):
             self.unit(kind.__name__.lower())
 
     def unit(self, name: str) -> None:
@@ -114,7 +115,7 @@ def test_tokens_order_the_queues(seed: int) -> None:
 def test_all_fields_arrive() -> None:
     generator = random.Random(5)
     program: list[Instruction] = []
-    for kind in (Load, Copy, Matmul, Post, Softmax, Norm, Route):
+    for kind in unit_kinds(CONFIG):
         values = {}
         for field in fields_of(kind):
             low = -(1 << (field.bits - 1)) if field.signed else 0

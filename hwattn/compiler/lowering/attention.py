@@ -41,8 +41,8 @@ class Slots:
 class AttentionLowering:
     """Lowers one attention node.
 
-    Scores take accumulator bank 1 and values bank 0: scores stream while the values before them are post-processed, and values
-    stream while the scores after them pass the softmax.
+    Values take the lower half of the accumulator banks and scores the upper half: scores stream while the values before them are
+    post-processed, and values stream while the scores after them pass the softmax. With two banks each, neither waits for its own bank.
     """
 
     context: Context
@@ -167,16 +167,25 @@ class AttentionLowering:
                 n0=unit.keys,
                 stride0=self.key.stride,
                 n1=1,
-                acc_base=config.acc_columns,
+                acc_base=self._score_bank(unit),
             )
         )
+
+    def _bank(self, upper: bool, number: int) -> int:
+        """First column of one of the banks for values or (`upper`) for scores."""
+        config = self.emitter.config
+        half = config.acc_banks // 2
+        return (half * upper + number % half) * config.acc_columns
+
+    def _score_bank(self, unit: Unit) -> int:
+        return self._bank(True, unit.index * ceil_div(self.keys, self.block) + unit.key // self.block)
 
     def softmax(self, unit: Unit) -> None:
         """Emit SOFTMAX of the scores into the unit's slot."""
         constants = self.score_scalings[unit.head]
         self.emitter.emit(
             Softmax(
-                acc_base=self.emitter.config.acc_columns,
+                acc_base=self._score_bank(unit),
                 keys=unit.keys,
                 rows=unit.rows,
                 slot=self._probability_slot(unit),
@@ -204,7 +213,7 @@ class AttentionLowering:
             n0=self.value_dim,
             stride0=self.value.stride,
             n1=1,
-            acc_base=0,
+            acc_base=self._bank(False, unit.index),
             accumulate=later,
             rescale=later,
             state=state,
@@ -216,7 +225,7 @@ class AttentionLowering:
             constants = self.row_scalings[unit.head]
             self.emitter.emit(
                 Post(
-                    acc_base=0,
+                    acc_base=self._bank(False, unit.index),
                     columns=self.value_dim,
                     rows=unit.rows,
                     row_scale=1,

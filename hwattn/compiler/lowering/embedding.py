@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from hwattn.compiler.emitter import Sink, Weights
 from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
 from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import channel_params, check_accumulators
-from hwattn.spec.isa import Copy, Format, Load, Memory
+from hwattn.spec.isa import Copy, Fetch, Format, Load, Memory
 from hwattn.spec.quantized import QuantizedPatchEmbed
 
 COPY_WORDS = 2**16 - 1
@@ -50,8 +51,8 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
     layout = RowLayout(dim, dim, lanes)
 
-    for patch, rows in emitter.tiles((0, patches)):
-        loads = [
+    def loads(patch: int, rows: int) -> list[Load]:
+        return [
             Load(
                 rows=rows,
                 words=ceil_div(piece.channels * piece.rows * kernel_width, lanes),
@@ -70,26 +71,30 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
             )
             for piece in pieces
         ]
-        operand = emitter.operand(loads)
-        sink = Sink(Format.RESIDUAL, place.address(node.first + patch), place.stride, layout, params)
-        for columns in emitter.column_chunks(dim, [sink], node.name):
-            bank = emitter.matmul(operand, weights, columns)
-            emitter.post(bank, columns, rows, sink)
+
+    def sinks(tile: Tile) -> list[Sink]:
+        base = place.address(node.first + tile.token)
+        return [Sink(Format.RESIDUAL, base, place.stride, layout, params)]
+
+    tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((0, patches))]
+    lower_products(emitter, tiles, [Product(weights, sinks, node.name)])
     context.macs += patches * node.weight.size
 
 
 def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int) -> None:
-    words = pack_int16(node.init, context.emitter.config.lanes)
-    source = context.emitter.weights.add(words)
+    emitter = context.emitter
+    words = pack_int16(node.init, emitter.config.lanes)
+    source = emitter.weights.add(words)
     for start in range(0, len(words), COPY_WORDS):
-        context.emitter.emit(
-            Copy(
-                memory=Memory.WEIGHT,
-                source=source + start,
-                target=target + start,
-                words=min(COPY_WORDS, len(words) - start),
+        count = min(COPY_WORDS, len(words) - start)
+        if emitter.config.external_words:
+            emitter.emit(
+                Fetch(memory=Memory.ACT, source=source + start, target=target + start, words=count, runs=1)
             )
-        )
+        else:
+            emitter.emit(
+                Copy(memory=Memory.WEIGHT, source=source + start, target=target + start, words=count)
+            )
 
 
 def _pieces(context: Context, node: QuantizedPatchEmbed) -> list[Piece]:

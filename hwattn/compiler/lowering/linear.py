@@ -1,13 +1,15 @@
-"""Linear layers: a tile of tokens is loaded once for all layers that read it, weights stream past it."""
+"""Linear layers: tiles of tokens are resident, weights stream past them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hwattn.compiler.emitter import Sink, Weights
 from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import Float64, activation_scaling, channel_params, check_accumulators
 from hwattn.spec.errors import RefusedError
@@ -43,14 +45,11 @@ def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: 
     place = context.place(source, Form.ROWS)
     jobs = [_prepare(context, node, target) for node in nodes]
     span = plan.needed[nodes[0].name]
-    for token, rows in emitter.tiles(span):
-        operand = emitter.operand(emitter.load_tile(place, token, rows, words))
-        for job in jobs:
-            sinks = _sinks(context, job, target, token)
-            for columns in emitter.column_chunks(job.weights.rows, sinks, job.node.name):
-                bank = emitter.matmul(operand, job.weights, columns)
-                for sink in sinks:
-                    emitter.post(bank, columns, rows, sink)
+    tiles = [
+        Tile(token, rows, emitter.load_tile(place, token, rows, words)) for token, rows in emitter.tiles(span)
+    ]
+    products = [Product(job.weights, partial(_sinks, context, job, target), job.node.name) for job in jobs]
+    lower_products(emitter, tiles, products)
     context.macs += (span[1] - span[0]) * sum(node.matrix.weight.size for node in nodes)
 
 
@@ -88,8 +87,8 @@ def _prepare(context: Context, node: QuantizedLinear, target: Add | None) -> Job
     )
 
 
-def _sinks(context: Context, job: Job, target: Add | None, token: int) -> list[Sink]:
-    plan, node = context.plan, job.node
+def _sinks(context: Context, job: Job, target: Add | None, tile: Tile) -> list[Sink]:
+    plan, node, token = context.plan, job.node, tile.token
     second = None
     if node.activation:
         second = activation_scaling(plan.scale(target.name if target else node.name), node.name)

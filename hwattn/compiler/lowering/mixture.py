@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from hwattn.compiler.emitter import Emitter, Expert, Place, Sink, Weights
 from hwattn.compiler.layout import RowLayout
 from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import (
@@ -94,11 +96,9 @@ class MixtureLowering:
         tiles = self.emitter.tiles((0, self.stop - self.start))
         for meta in range(experts + 1):
             if meta < experts:
-                for first, rows in tiles:
-                    self.first_layer(Expert(meta, first), rows)
+                self.first_layer([(Expert(meta, first), rows) for first, rows in tiles])
             if meta > 0:
-                for first, rows in reversed(tiles):
-                    self.second_layer(Expert(meta - 1, first), rows)
+                self.second_layer([(Expert(meta - 1, first), rows) for first, rows in reversed(tiles)])
         tokens = self.stop - self.start
         expert = self.node.experts[0]
         self.context.macs += tokens * self.node.gate_weight[0].size
@@ -117,9 +117,10 @@ class MixtureLowering:
         params = emitter.norm_params.add(bias)
         score_shift, constants = route_scaling(plan.scale(self.source) / 256 * node.gate_scale, node.name)
         place = self.context.place(node.inputs[0], Form.WIDE)
+        fetched = emitter.fetch(weights, (0, columns))
         for token, rows in emitter.tiles((self.start, self.stop)):
             operand = emitter.operand(emitter.load_tile(place, token, rows, weights.words))
-            bank = emitter.matmul(operand, weights, (0, columns))
+            bank = emitter.matmul(operand, fetched)
             emitter.emit(
                 Route(
                     acc_base=bank,
@@ -143,47 +144,69 @@ class MixtureLowering:
             self.context.scratch[self.node.name] + expert.meta % HIDDEN_BUFFERS * tokens * words, words
         )
 
-    def first_layer(self, expert: Expert, rows: int) -> None:
-        """Emit fc1 of a tile of an expert's queue into the hidden activations."""
-        place, hidden = self.context.place(self.node.inputs[0], Form.ROWS), self._hidden(expert)
-        loads = self.emitter.load_tile(place, self.start, rows, self.input_layout.words)
-        sink = Sink(
-            Format.INT8,
-            hidden.address(expert.first),
-            hidden.stride,
-            self.hidden_layout,
-            self.fc1.params,
-            self.fc1.weights.rows,
-            activation=True,
-            second=activation_scaling(self.node.hidden_scale, self.node.name),
-        )
-        self._layer_tile([replace(load, gather=1) for load in loads], self.fc1, sink, expert, rows)
+    def first_layer(self, tiles: list[tuple[Expert, int]]) -> None:
+        """Emit fc1 of the tiles of an expert's queue into the hidden activations."""
+        place = self.context.place(self.node.inputs[0], Form.ROWS)
+        second = activation_scaling(self.node.hidden_scale, self.node.name)
 
-    def second_layer(self, expert: Expert, rows: int) -> None:
-        """Emit fc2 of a tile of an expert's queue, each token's result weighed and added to its residual."""
-        place, hidden = self.context.place(self.target.name, Form.INT16), self._hidden(expert)
-        loads = self.emitter.load_tile(hidden, expert.first, rows, self.hidden_layout.words)
+        def loads(rows: int) -> list[Load]:
+            pieces = self.emitter.load_tile(place, self.start, rows, self.input_layout.words)
+            return [replace(load, gather=1) for load in pieces]
+
+        def sink(expert: Expert) -> Sink:
+            hidden = self._hidden(expert)
+            return Sink(
+                Format.INT8,
+                hidden.address(expert.first),
+                hidden.stride,
+                self.hidden_layout,
+                self.fc1.params,
+                self.fc1.weights.rows,
+                activation=True,
+                second=second,
+            )
+
+        self._layer_tiles(self.fc1, [(expert, rows, loads(rows)) for expert, rows in tiles], sink)
+
+    def second_layer(self, tiles: list[tuple[Expert, int]]) -> None:
+        """Emit fc2 of the tiles of an expert's queue, each token's result weighed and added to its residual."""
+        place = self.context.place(self.target.name, Form.INT16)
         dim = self.fc2.weights.rows
-        sink = Sink(
-            Format.RESIDUAL,
-            place.address(self.start),
-            place.stride,
-            RowLayout(dim, dim, self.emitter.config.lanes),
-            self.fc2.params,
-            self.fc2.weights.rows,
-            gate=True,
-            scatter=True,
-        )
-        self._layer_tile(loads, self.fc2, sink, expert, rows)
 
-    def _layer_tile(
-        self, loads: list[Load], layer: ExpertLayer, sink: Sink, expert: Expert, rows: int
+        def loads(expert: Expert, rows: int) -> list[Load]:
+            return self.emitter.load_tile(self._hidden(expert), expert.first, rows, self.hidden_layout.words)
+
+        def sink(_: Expert) -> Sink:
+            return Sink(
+                Format.RESIDUAL,
+                place.address(self.start),
+                place.stride,
+                RowLayout(dim, dim, self.emitter.config.lanes),
+                self.fc2.params,
+                self.fc2.weights.rows,
+                gate=True,
+                scatter=True,
+            )
+
+        self._layer_tiles(self.fc2, [(expert, rows, loads(expert, rows)) for expert, rows in tiles], sink)
+
+    def _layer_tiles(
+        self,
+        layer: ExpertLayer,
+        tiles: list[tuple[Expert, int, list[Load]]],
+        sink: Callable[[Expert], Sink],
     ) -> None:
-        emitter = self.emitter
-        operand = emitter.operand([replace(load, **expert.fields) for load in loads])
-        for columns in emitter.column_chunks(layer.weights.rows, [sink], self.node.name):
-            bank = emitter.matmul(operand, layer.weights, columns, expert)
-            emitter.post(bank, columns, rows, sink, expert)
+        def sinks(tile: Tile) -> list[Sink]:
+            return [sink(tile.expert)] if tile.expert else []
+
+        lower_products(
+            self.emitter,
+            [
+                Tile(expert.first, rows, [replace(load, **expert.fields) for load in loads], expert)
+                for expert, rows, loads in tiles
+            ],
+            [Product(layer.weights, sinks, self.node.name)],
+        )
 
 
 def lower_mixture(context: Context, node: QuantizedMixture, target: Add) -> None:

@@ -1,0 +1,67 @@
+"""Products of tiles of tokens with weight matrices: the loop order that all layers with weights share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hwattn.compiler.emitter import Emitter, Expert, Operand, Sink, Weights
+from hwattn.spec.isa import Load
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Resident rows: tokens `token` to ``token + rows - 1``, their LOADs (see `Emitter.operand`), and the expert they belong to."""
+
+    token: int
+    rows: int
+    loads: list[Load]
+    expert: Expert | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A weight matrix, and the sinks of each tile's result; `where` names the layer in messages."""
+
+    weights: Weights
+    sinks: Callable[[Tile], list[Sink]]
+    where: str
+
+
+def lower_products(emitter: Emitter, tiles: list[Tile], products: list[Product]) -> None:
+    """Multiply tiles by weight matrices, and post-process each piece of the results.
+
+    Weights on chip: tile by tile, so that a tile is loaded once. Weights in external memory: chunk by chunk, so that each is fetched once
+    whatever the number of tiles; loading a tile hides behind a chunk of at least `rows` weight rows.
+    """
+    if emitter.config.external_words:
+        for product in products:
+            for columns in _chunks(emitter, product, tiles[0]):
+                weights = emitter.fetch(product.weights, columns, tiles[0].expert)
+                for tile in tiles:
+                    _lower(emitter, tile, emitter.operand(tile.loads), product, weights, columns)
+        return
+    for tile in tiles:
+        operand = emitter.operand(tile.loads)
+        for product in products:
+            for columns in _chunks(emitter, product, tile):
+                weights = emitter.fetch(product.weights, columns)
+                _lower(emitter, tile, operand, product, weights, columns)
+
+
+def _chunks(emitter: Emitter, product: Product, tile: Tile) -> list[tuple[int, int]]:
+    weights = product.weights
+    return emitter.column_chunks(weights.rows, product.sinks(tile), weights.words, product.where)
+
+
+def _lower(
+    emitter: Emitter,
+    tile: Tile,
+    operand: Operand,
+    product: Product,
+    weights: Weights,
+    columns: tuple[int, int],
+) -> None:
+    bank = emitter.matmul(operand, weights, tile.expert)
+    for sink in product.sinks(tile):
+        emitter.post(bank, columns, tile.rows, sink, tile.expert)

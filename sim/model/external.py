@@ -1,0 +1,123 @@
+"""External memory: fetches into the weight buffer or the activation memory, and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.sim.model.predicate import Active
+from hwattn.sim.model.state import State, strided_view
+from hwattn.spec.isa import Fetch, Matmul, Memory, Store
+from hwattn.spec.numbers import Int64
+from hwattn.spec.program import Program
+
+
+def fetch(instruction: Fetch, program: Program, state: State, where: Active | None) -> None:
+    """Copy runs of external words; `where` says in which images, None for all without an expert.
+
+    Weights never change: of those in the buffer only the place that they came from is noted.
+    """
+    images = np.arange(state.batch) if where is None else where.images
+    expert = np.zeros(len(images), np.int64) if where is None else where.expert
+    starts = instruction.source + expert * instruction.expert_stride
+    offset = np.arange(instruction.words)
+    for run in range(instruction.runs):
+        source = starts + run * instruction.source_stride
+        target = instruction.target + run * instruction.target_stride
+        weights = _of_weights(source, instruction.words, program)
+        if instruction.memory == Memory.WEIGHT:
+            if target + instruction.words > state.config.weight_words:
+                raise ValueError(f"reaches word {target + instruction.words - 1} of the weight buffer")
+            noted = source[:, None] + offset if weights else -1
+            state.buffer_source[images, target : target + instruction.words] = noted
+            if not weights:
+                first = int(source[0]) - len(program.weights)
+                state.buffer[images, target : target + instruction.words] = state.scratch[
+                    images, first : first + instruction.words
+                ]
+        else:
+            words = _external_words(source, instruction.words, images, program, state)
+            if target + instruction.words > state.config.act_total_words:
+                raise ValueError(f"reaches word {target + instruction.words - 1} of the activation memory")
+            state.words[images, target : target + instruction.words] = words
+
+
+def store(instruction: Store, program: Program, state: State) -> None:
+    """Copy runs of words of the activation memory to external memory."""
+    base = instruction.target - len(program.weights)
+    for run in range(instruction.runs):
+        source = instruction.source + run * instruction.source_stride
+        target = base + run * instruction.target_stride
+        if target < 0 or target + instruction.words > state.scratch.shape[1]:
+            raise ValueError(
+                f"writes external word {target + len(program.weights)}, outside the program's own"
+            )
+        state.scratch[:, target : target + instruction.words] = state.words[
+            :, source : source + instruction.words
+        ]
+
+
+def buffered_rows(
+    instruction: Matmul, program: Program, state: State, images: Int64 | None
+) -> Iterator[tuple[Int64 | None, NDArray[np.int8]]]:
+    """Yield the rows that a Matmul streams from the weight buffer, images with the same ones together.
+
+    Yields
+    ------
+    images : ndarray of int64 or None
+        Indexes into the batch; None for all.
+    rows : ndarray of int8, shape (n1 * n0, length) or (images, n1 * n0, length)
+    """
+    lanes = state.config.lanes
+    shape = (instruction.n1, instruction.n0, instruction.words * lanes)
+    strides = (instruction.stride1 * lanes, instruction.stride0 * lanes, 1)
+    span = (instruction.n1 - 1) * instruction.stride1 + (instruction.n0 - 1) * instruction.stride0
+    last = instruction.base + span + instruction.words - 1
+    if last >= state.config.weight_words:
+        raise ValueError(f"reaches word {last} of a weight buffer of {state.config.weight_words} words")
+    chosen = np.arange(state.batch) if images is None else images
+    first = state.buffer_source[chosen, instruction.base]
+    if np.any((first >= 0) & (state.buffer_source[chosen, last] != first + last - instruction.base)):
+        raise ValueError("streams words of the weight buffer that were not fetched together")
+    for source in np.unique(first).tolist():
+        group = chosen[first == source]
+        everything = images is None and len(group) == state.batch
+        if source >= 0:
+            rows = strided_view(program.weights.reshape(1, -1), source * lanes, shape, strides)
+            found: NDArray[Any] = rows.reshape(shape[0] * shape[1], -1)
+        else:
+            rows = strided_view(
+                state.buffer.reshape(state.batch, -1), instruction.base * lanes, shape, strides
+            )
+            found = (rows if everything else rows[group]).reshape(len(group), shape[0] * shape[1], -1)
+        yield None if everything else group, found.view(np.int8)
+
+
+def _of_weights(source: Int64, words: int, program: Program) -> bool:
+    """Whether runs lie in the weights; else in what the program writes.
+
+    Raises
+    ------
+    ValueError
+        They lie in both.
+    """
+    end = len(program.weights)
+    if source.max() + words <= end:
+        return True
+    if source.min() < end:
+        raise ValueError(f"a run from external word {source.min()} on crosses the end of the weights, {end}")
+    return False
+
+
+def _external_words(
+    source: Int64, words: int, images: Int64, program: Program, state: State
+) -> NDArray[np.uint8]:
+    """Read runs of external words: uint8 (images, words, lanes)."""
+    index = source[:, None] + np.arange(words)
+    if _of_weights(source, words, program):
+        return np.asarray(program.weights.view(np.uint8)[index])
+    found: NDArray[np.uint8] = state.scratch[images[:, None], index - len(program.weights)]
+    return found
