@@ -160,8 +160,8 @@ def test_a_bank_has_one_user_at_a_time() -> None:
 def test_softmax_state_and_slots() -> None:
     softmax = Softmax(acc_base=128, keys=8, rows=1, slot=2, p16=1, state=1)
     rescale = replace(matmul(3, 0), accumulate=1, rescale=1, state=1)
-    assert signals([softmax, rescale]) == [(0, 2), (4, 0)]
-    assert signals([rescale, softmax]) == [(0, 4), (2, 0)]
+    assert signals([softmax, rescale]) == [(0, 2), (16, 0)]
+    assert signals([rescale, softmax]) == [(0, 16), (2, 0)]
     assert signals([softmax, replace(rescale, slot=0, rescale=0)]) == [(0, 0), (0, 0)]
 
 

@@ -70,8 +70,8 @@ def test_a_value_that_does_not_fit(instruction: Instruction, message: str) -> No
 
 
 def test_unknown_operation_code() -> None:
-    with pytest.raises(ValueError, match="9"):
-        decode(9)
+    with pytest.raises(ValueError, match="10"):
+        decode(10)
 
 
 def test_disassemble_shows_the_fields_that_are_set() -> None:
