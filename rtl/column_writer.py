@@ -117,7 +117,7 @@ class ColumnWriter(wiring.Component):
         column_address, address = Signal(WORD_ADDRESS_BITS), Signal(WORD_ADDRESS_BITS)
         lane_bits = (lanes - 1).bit_length()
         offset = self.command.base[:lane_bits]
-        rotated = _rotated([cut[i].as_value() for i in range(lanes)], offset)
+        rotated = _rotated(m, [cut[i].as_value() for i in range(lanes)], offset)
         before = [i < offset for i in range(lanes)]  # lanes that belong to the next word
         rest = [cut[i].valid for i in range(lanes, words * lanes)]
         m.d.comb += [
@@ -156,9 +156,11 @@ class ColumnWriter(wiring.Component):
         return m
 
 
-def _rotated(items: list[Value], amount: Value) -> list[Value]:
-    """Return the list rotated towards higher positions by `amount`."""
+def _rotated(m: Module, items: list[Value], amount: Value) -> list[Value]:
+    """Return the list rotated towards higher positions by `amount`, with signals for each step so that expressions stay short."""
     for bit, select in enumerate(amount):
         distance = 1 << bit
-        items = [Mux(select, items[i - distance], items[i]) for i in range(len(items))]
+        step = [Signal.like(item, name=f"rotated_{bit}_{i}") for i, item in enumerate(items)]
+        m.d.comb += [each.eq(Mux(select, items[i - distance], items[i])) for i, each in enumerate(step)]
+        items = list(step)
     return items

@@ -243,11 +243,16 @@ class Loader(Component):
             (asked.valid & ~asked.zero) == Mux(from_weight, self.weight.valid, self.act.valid),
             "a word one cycle after its request",
         )
+        # a signal for each step: an expression would be written out twice as long with every step
         rotated = from_memory
         for bit, choice in enumerate(arrived.rotation):
-            rotated = Mux(choice, rotated.rotate_right(8 << bit), rotated)
-        chosen = Cat(bit.replicate(8) for bit in arrived.mask & (~arrived.zero).replicate(lanes))
+            step = Signal(8 * lanes, name=f"rotated_{bit}")
+            m.d.comb += step.eq(Mux(choice, rotated.rotate_right(8 << bit), rotated))
+            rotated = step
+        taken, chosen = Signal(lanes), Signal(8 * lanes)
         m.d.comb += [
+            taken.eq(Mux(arrived.zero, 0, arrived.mask)),
+            chosen.eq(Cat(bit.replicate(8) for bit in taken)),
             room.eq(queue.level + asked.valid + arrived.valid < QUEUE_WORDS),
             merged.eq((partial & ~chosen) | (rotated & chosen)),
             queue.w_data.eq(merged),

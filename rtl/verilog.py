@@ -27,6 +27,12 @@ _DECLARATION = re.compile(r"^  (?:input|output|inout|wire|reg) .*;\n", re.MULTIL
 # Yosys numbers these helper registers through the whole file; there is at most one name per module
 _HELPER = re.compile(r"(\\\$auto\$verilog_backend\.cc:)\d+:(dump_module)\$\d+ ")
 
+# lines as `\\name [3] = 8'h00;`, at least eight
+_ZEROS = re.compile(
+    r"(?:    (?P<memory>\\\S+ |\w+)\[(?P<first>\d+)\] = (?P<width>\d+)'h0+;\n)"
+    r"(?:    (?P=memory)\[\d+\] = \d+'h0+;\n){7,}"
+)
+
 # a block that assigns a constant to part of a variable has nothing to wait for, and never runs
 _CONSTANT_BLOCK = re.compile(
     r"^  always @\*\n(?P<assignment>    [^\n]+ = \d+'[bdh][0-9a-f]+;\n)", re.MULTILINE
@@ -95,6 +101,7 @@ def merge_equal_modules(text: str) -> str:
         compared first, so that equal trees merge as a whole.
     """
     text = _CONSTANT_BLOCK.sub(r"  initial\n\g<assignment>", _HELPER.sub(r"\1\2 ", text))
+    text = _shorten_zeros(text)
     modules = {match["name"].strip(): match for match in _MODULE.finditer(text)}
     kept: dict[str, str] = {}  # name -> name of the module that stands for it
     first_with: dict[str, str] = {}  # text without its own name -> name
@@ -122,6 +129,22 @@ def merge_equal_modules(text: str) -> str:
         visit(name)
     head = text[: min(match.start() for match in modules.values())]
     return head + "\n".join(written[name] for name in modules if kept[name] == name)
+
+
+def _shorten_zeros(text: str) -> str:
+    """Write runs of zeros among the initial contents of memories as loops: a large memory has a line for each word."""
+
+    def loop(run: re.Match[str]) -> str:
+        memory, width = run["memory"], run["width"]
+        last = run[0].rstrip("\n").rpartition("\n")[2]
+        name = re.sub(r"\W", "_", memory.strip())
+        stop = int(last[last.rindex("[") + 1 : last.rindex("]")]) + 1
+        return (
+            f"    begin : zeros_{name}_{run['first']}\n      integer i;\n"
+            f"      for (i = {run['first']}; i < {stop}; i = i + 1) {memory}[i] = {width}'h0;\n    end\n"
+        )
+
+    return _ZEROS.sub(loop, text)
 
 
 def _without_order(module: str) -> str:

@@ -8,7 +8,8 @@ from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Plan
 from hwattn.compiler.prefetch import Labelled, schedule_fetches
-from hwattn.compiler.task import TaskLowering
+from hwattn.compiler.spilled import SpilledLowering
+from hwattn.compiler.task import IMAGE, TaskLowering, output_ports
 from hwattn.compiler.tokens import synchronize
 from hwattn.compiler.verify import verify_program
 from hwattn.spec.config import AcceleratorConfig
@@ -39,19 +40,25 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
     emitter = Emitter(config)
     instructions: list[Instruction] = []
     labels: list[str] = []
-    entries, outputs, macs = [], [], []
+    entries, outputs, macs, largest_scratch = [], [], [], 0
     for task in range(model.tasks):
         entries.append(len(instructions))
         start = len(emitter.instructions)
-        ports, count = TaskLowering(emitter, Plan(model, task, config.lanes)).lower()
-        outputs.extend(ports)
-        macs.append(count)
+        lowering = lower_task(emitter, Plan(model, task, config.lanes))
+        outputs.extend(output_ports(lowering.context))
+        macs.append(lowering.context.macs)
+        scratch_words = lowering.scratch_words
+        scratch = config.external_words - scratch_words, scratch_words
+        largest_scratch = max(largest_scratch, scratch_words)
         emitted = map(
             Labelled, *(each[start:] for each in (emitter.instructions, emitter.labels, emitter.chunks))
         )
-        scheduled = schedule_fetches(list(emitted), config)
+        scheduled = schedule_fetches(list(emitted), config, scratch)
         labels.extend(one.label for one in scheduled)
-        instructions.extend(synchronize([one.instruction for one in scheduled], config))
+        instructions.extend(synchronize([one.instruction for one in scheduled], config, scratch))
+    external = emitter.weights.size + largest_scratch
+    if largest_scratch:
+        require(config, "external_words", external, f"weights and activations are {external} words")
     require(config, "program_words", len(instructions), f"the program has {len(instructions)} instructions")
     _check_widths(instructions, labels)
     program = Program(
@@ -66,10 +73,22 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
         activation=_activation(model),
         image=ImagePort(model.image, 0, model.image_shape, float(model.scales[model.image].flat[0])),
         outputs=tuple(outputs),
+        scratch_words=largest_scratch,
         macs=tuple(macs),
     )
     verify_program(program)
     return program
+
+
+def lower_task(emitter: Emitter, plan: Plan) -> TaskLowering | SpilledLowering:
+    """Emit one task, with its activations on chip if they fit, else through external memory if there is one."""
+    on_chip = TaskLowering(emitter, plan)
+    if on_chip.fits or not emitter.config.external_words:
+        on_chip.lower()
+        return on_chip
+    spilled = SpilledLowering(emitter, plan, on_chip.buffers[IMAGE].words)
+    spilled.lower()
+    return spilled
 
 
 def _activation(model: QuantizedModel) -> str:

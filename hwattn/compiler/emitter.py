@@ -148,20 +148,41 @@ class Emitter:
         start, count = columns
         if not self.config.external_words:
             return replace(weights, base=weights.base + start * weights.words, rows=count)
+        base = weights.base + start * weights.words
+        runs, predicate = (1, count * weights.words), replace(expert, first=0) if expert else None
+        chunk = self.fetch_runs(base, runs, 0, weights.expert_stride, predicate)
+        return Weights(0, count, weights.words, chunk=chunk)
+
+    def fetch_runs(
+        self,
+        source: int,
+        runs: tuple[int, int],
+        stride: int,
+        expert_stride: int = 0,
+        expert: Expert | None = None,
+    ) -> int:
+        """Fetch (runs, words of each) from external word `source` on as a chunk for the weight buffer; return its number.
+
+        `stride` are the words from one run to the next; in the buffer they follow each other.
+        """
+        count, words = runs
+        if stride == words and count * words <= FETCH_WORDS:
+            count, words = 1, count * words
         self._chunk += 1
-        size = count * weights.words
         self.emit(
             Fetch(
                 memory=Memory.WEIGHT,
-                source=weights.base + start * weights.words,
-                expert_stride=weights.expert_stride,
-                words=size,
-                runs=1,
-                **(replace(expert, first=0).fields if expert else {}),
+                source=source,
+                expert_stride=expert_stride,
+                words=words,
+                runs=count,
+                source_stride=stride if count > 1 else 0,
+                target_stride=words if count > 1 else 0,
+                **(expert.fields if expert else {}),
             ),
             self._chunk,
         )
-        return Weights(0, count, weights.words, chunk=self._chunk)
+        return self._chunk
 
     def next_slot(self) -> int:
         """Return the resident slot whose last use is longest ago."""

@@ -114,11 +114,10 @@ def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
     RefusedError
         If the activation memory is too small; names the value of `act_words` that serves.
     """
-    order = sorted(buffers, key=lambda buffer: (buffer.first, -buffer.last, -buffer.words))
-    if _place_any(order, config.act_words, config.act_banks):
+    if try_place_buffers(buffers, config):
         return
     act_words = config.act_words
-    while not _place_any(order, act_words, config.act_banks):
+    while not try_place_buffers(buffers, config.replace(act_words=act_words)):
         act_words *= 2
     require(
         config,
@@ -126,6 +125,21 @@ def place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> None:
         act_words,
         f"the activations that live at the same time do not fit {config.act_banks} banks",
     )
+
+
+def try_place_buffers(buffers: list[Buffer], config: AcceleratorConfig) -> bool:
+    """Give every buffer its base address as `place_buffers` does; return whether they fit."""
+    order = sorted(buffers, key=lambda buffer: (buffer.first, -buffer.last, -buffer.words))
+    return _place_any(order, config.act_words, config.act_banks)
+
+
+def pack_buffers(buffers: list[Buffer], start: int) -> int:
+    """Give every buffer a base address from `start` on, as low as possible; return the words that they take in all."""
+    order = sorted(buffers, key=lambda buffer: (buffer.first, -buffer.last, -buffer.words))
+    _place(order, sum(buffer.words for buffer in buffers), 1, spread=False)
+    for buffer in order:
+        buffer.base += start
+    return max((buffer.base + buffer.words for buffer in order), default=start) - start
 
 
 def _place_any(order: list[Buffer], bank_words: int, banks: int) -> bool:

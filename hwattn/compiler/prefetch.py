@@ -1,20 +1,22 @@
 """Prefetch: gives chunks of weights their places in the buffer, and fetches each as early as its place is free.
 
 The buffer is a ring. A chunk's place is free when the last instruction that streams what lay there has been issued, so a Fetch moves up in
-the program to right behind that instruction: across layers, and limited by the size of the buffer alone. Two more bounds hold. An expert's
-chunk is known only behind the Route that completes the metaqueue. And no more than `AHEAD` chunks are under way, so that the queue of the
+the program to right behind that instruction: across layers, and limited by the size of the buffer alone. Three more bounds hold. An expert's
+chunk is known only behind the Route that completes the metaqueue. What the program itself writes to external memory is fetched behind the
+Store before it. And no more than `AHEAD` chunks are under way, so that the queue of the
 fetcher, which the dispatcher fills in program order, never keeps other instructions waiting.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hwattn.compiler.memory import require
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Fetch, Instruction, Matmul, Route
+from hwattn.spec.isa import Fetch, Instruction, Matmul, Route, Store
 
 AHEAD = 12
 
@@ -30,9 +32,10 @@ class Labelled:
 
 @dataclass
 class _Chunk:
-    """A chunk: its Fetch, the positions of the first and the last instruction that streams it, and its place in the buffer."""
+    """A chunk: its Fetch and where that stood, the positions of the first and the last instruction that streams it, its place in the buffer."""
 
     fetch: Labelled
+    emitted: int
     first: int
     last: int
     base: int = 0
@@ -40,10 +43,12 @@ class _Chunk:
     @property
     def words(self) -> int:
         assert isinstance(self.fetch.instruction, Fetch)
-        return self.fetch.instruction.words
+        return self.fetch.instruction.runs * self.fetch.instruction.words
 
 
-def schedule_fetches(program: Sequence[Labelled], config: AcceleratorConfig) -> list[Labelled]:
+def schedule_fetches(
+    program: Sequence[Labelled], config: AcceleratorConfig, scratch: tuple[int, int] = (0, 0)
+) -> list[Labelled]:
     """Place the chunks of one task's program in the weight buffer, and move their Fetches up.
 
     Parameters
@@ -51,6 +56,8 @@ def schedule_fetches(program: Sequence[Labelled], config: AcceleratorConfig) -> 
     program : sequence of Labelled
         Each Fetch of a chunk before the instructions that stream it.
     config : AcceleratorConfig
+    scratch : tuple of int
+        First external word that the program writes, and the number of those words.
 
     Returns
     -------
@@ -63,11 +70,9 @@ def schedule_fetches(program: Sequence[Labelled], config: AcceleratorConfig) -> 
         A chunk does not fit beside the one in use.
     """
     chunks = _chunks(program)
-    routes = [
-        position
-        for position, one in enumerate(program)
-        if isinstance(one.instruction, Route) and one.instruction.last
-    ]
+    instructions = [one.instruction for one in program]
+    routes = [at for at, one in enumerate(instructions) if isinstance(one, Route) and one.last]
+    stores = [at for at, one in enumerate(instructions) if isinstance(one, Store)]
     placed: list[_Chunk] = []
     moved: dict[int, list[_Chunk]] = {}
     position, bottom = 0, 0
@@ -88,8 +93,11 @@ def schedule_fetches(program: Sequence[Labelled], config: AcceleratorConfig) -> 
         if len(placed) >= AHEAD:
             bounds.append(placed[-AHEAD].last + 1)
         fetch = chunk.fetch.instruction
-        if isinstance(fetch, Fetch) and fetch.expert_enable:
-            bounds += [route + 1 for route in routes if route < chunk.first][-1:]
+        assert isinstance(fetch, Fetch)
+        if fetch.expert_enable:
+            bounds.append(_behind(routes, chunk.emitted))
+        if scratch[1] and fetch.source >= scratch[0]:
+            bounds.append(_behind(stores, chunk.emitted))
         position = max(bounds)
         if position > chunk.first:
             raise ValueError(f"a chunk of {chunk.fetch.label} is used before its place is free")
@@ -105,6 +113,12 @@ def schedule_fetches(program: Sequence[Labelled], config: AcceleratorConfig) -> 
     return result
 
 
+def _behind(positions: list[int], limit: int) -> int:
+    """Position behind the last one before `limit`, or 0."""
+    index = bisect_left(positions, limit)
+    return positions[index - 1] + 1 if index else 0
+
+
 def _chunks(program: Sequence[Labelled]) -> dict[int, _Chunk]:
     """Find the chunks of a program, in the order of their Fetches."""
     chunks: dict[int, _Chunk] = {}
@@ -112,7 +126,7 @@ def _chunks(program: Sequence[Labelled]) -> dict[int, _Chunk]:
         if one.chunk is None:
             continue
         if isinstance(one.instruction, Fetch):
-            chunks[one.chunk] = _Chunk(one, len(program), position)
+            chunks[one.chunk] = _Chunk(one, position, len(program), position)
         else:
             chunk = chunks[one.chunk]
             chunk.first, chunk.last = min(chunk.first, position), position

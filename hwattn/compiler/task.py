@@ -1,4 +1,4 @@
-"""One task: gives tensors their places in the activation memory, then lowers step by step."""
+"""One task whose activations fit on chip: gives tensors their places in the activation memory, then lowers step by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hwattn.compiler.lowering.embedding import lower_patch_embed
 from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.mixture import hidden_words, lower_mixture
 from hwattn.compiler.lowering.norm import lower_layer_norm
-from hwattn.compiler.memory import Buffer, place_buffers
+from hwattn.compiler.memory import Buffer, place_buffers, try_place_buffers
 from hwattn.compiler.plan import Form, Plan, Step
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
@@ -37,6 +37,11 @@ class TaskLowering:
     ----------
     emitter : Emitter
     plan : Plan
+
+    Attributes
+    ----------
+    fits : bool
+        Whether the activation memory holds all that lives at the same time.
     """
 
     def __init__(self, emitter: Emitter, plan: Plan) -> None:
@@ -45,17 +50,30 @@ class TaskLowering:
         self.last_use = self._last_uses()
         self.stream = self._residual_buffers()
         self.buffers = {buffer.name: buffer for buffer in self._buffers()}
-        place_buffers(list(self.buffers.values()), emitter.config)
+        self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
         self.context = Context(emitter, plan, self._places(), self._scratch(), self.buffers[IMAGE].base)
 
-    def lower(self) -> tuple[list[OutputPort], int]:
-        """Emit the task; return its outputs and its multiply-accumulates."""
+    def lower(self) -> int:
+        """Emit the task; return its multiply-accumulates.
+
+        Raises
+        ------
+        RefusedError
+            The activation memory is too small; names the value of `act_words` that serves.
+        """
+        if not self.fits:
+            place_buffers(list(self.buffers.values()), self.emitter.config)
         for step in self.plan.steps:
             self.emitter.label = step.target.name if step.target else step.nodes[0].name
             self._lower_step(step)
         self.emitter.label = "end"
         self.emitter.emit(Halt())
-        return self._ports(), self.context.macs
+        return self.context.macs
+
+    @property
+    def scratch_words(self) -> int:
+        """External words that the task writes."""
+        return 0
 
     def _lower_step(self, step: Step) -> None:
         if step.target:
@@ -215,34 +233,6 @@ class TaskLowering:
             if name.startswith("hidden:")
         }
 
-    def _ports(self) -> list[OutputPort]:
-        ports = []
-        for index, _ in self.plan.outputs():
-            output = self.plan.model.outputs[index]
-            name = output.tensor
-            place = self.context.place(name, Form.INT16)
-            rows, columns = self.plan.rows[name], self.plan.features[name]
-            if int(np.prod(output.shape)) != rows * columns:
-                raise RefusedError(
-                    f"output {output.name} of shape {output.shape}",
-                    f"{rows * columns} elements, {rows} tokens of {columns} features",
-                    "correct the output's shape",
-                )
-            scale = self.plan.scale(self.plan.source(name))
-            ports.append(
-                OutputPort(
-                    output.name,
-                    self.plan.task,
-                    place.address(0),
-                    place.stride,
-                    rows,
-                    columns,
-                    scale,
-                    output.shape,
-                )
-            )
-        return ports
-
 
 def _forms_of(node: object) -> set[Form]:
     """Forms in which a node can write its result."""
@@ -251,3 +241,33 @@ def _forms_of(node: object) -> set[Form]:
     if isinstance(node, QuantizedLayerNorm):
         return {Form.ROWS, Form.WIDE}
     return {Form.ROWS}
+
+
+def output_ports(context: Context) -> list[OutputPort]:
+    """Return where the host reads the outputs of a task that has been lowered."""
+    plan, ports = context.plan, []
+    for index, _ in plan.outputs():
+        output = plan.model.outputs[index]
+        name = output.tensor
+        place = context.place(name, Form.INT16)
+        rows, columns = plan.rows[name], plan.features[name]
+        if int(np.prod(output.shape)) != rows * columns:
+            raise RefusedError(
+                f"output {output.name} of shape {output.shape}",
+                f"{rows * columns} elements, {rows} tokens of {columns} features",
+                "correct the output's shape",
+            )
+        scale = plan.scale(plan.source(name))
+        ports.append(
+            OutputPort(
+                output.name,
+                plan.task,
+                place.address(0),
+                place.stride,
+                rows,
+                columns,
+                scale,
+                output.shape,
+            )
+        )
+    return ports

@@ -94,14 +94,14 @@ class Program:
     image: ImagePort
     outputs: tuple[OutputPort, ...]
     scratch_words: int = 0
-    """External words behind the weights that the program writes."""
+    """External words that the program writes: the last ones."""
     macs: tuple[int, ...] = field(default=())
     """Multiply-accumulates of the graph for one image, per task (experts: k per token)."""
 
     @property
     def scratch(self) -> tuple[int, int]:
         """First external word that the program writes, and the number of those words."""
-        return len(self.weights), self.scratch_words
+        return self.config.external_words - self.scratch_words, self.scratch_words
 
     @property
     def hash(self) -> int:

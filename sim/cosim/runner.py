@@ -59,6 +59,10 @@ _ICARUS_ASSERTION = re.compile(r"^ERROR: .*design\.v:\d+:", re.MULTILINE)
 _TRIGGER = re.compile(r"^  reg (\\\$auto\$verilog_backend\.cc:\S+ ) *= 0;$", re.MULTILINE)
 _ONE_ASSIGNMENT = re.compile(r"^  always @\*\n    (\S[^\n]* = [^\n]*;)$", re.MULTILINE)
 
+# a module that stands this often is compiled once and called, not copied into its place each time: a wide machine would take an hour
+_SHARED_INSTANCES = 16
+_MODULE_HEADER = re.compile(r"^module (?P<name>\\\S+ |\w+)\(.*?\);$", re.MULTILINE | re.DOTALL)
+
 _TAIL_LINES = 40
 
 
@@ -176,6 +180,7 @@ def build(verilog: str, top: str, simulator: Simulator = "verilator", *, waves: 
         verilog = _TRIGGER.sub(r"  reg \1;\n  initial #0 \1 = 0;", verilog)
         verilog = _ONE_ASSIGNMENT.sub(r"  initial #0 \1\n  always @* \1", verilog)
     else:
+        verilog = _without_copies(verilog)
         tools.append(str(verilator.verilator_root()))
     directory = cache_folder() / "simulators" / f"{simulator}-{digest(top, verilog, *tools)}"
     runtime = cache_folder() / "simulators" / f"runtime-{digest(*tools)}"
@@ -295,6 +300,17 @@ def _compile(folder: Path, top: str, simulator: Simulator, arguments: list[str],
             )
         except (RuntimeError, SystemExit) as error:
             raise _failure(f"{simulator} does not accept the Verilog of {top}", log) from error
+
+
+def _without_copies(verilog: str) -> str:
+    """Tell Verilator which modules not to copy into their places."""
+
+    def mark(header: re.Match[str]) -> str:
+        name = header["name"].strip()
+        instances = len(re.findall(rf"^\s+{re.escape(name)} +\S+ +\($", verilog, re.MULTILINE))
+        return header[0] + " /* verilator no_inline_module */" * (instances >= _SHARED_INSTANCES)
+
+    return _MODULE_HEADER.sub(mark, verilog)
 
 
 def _keep_runtime(folder: Path, kept: Path) -> None:

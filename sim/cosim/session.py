@@ -167,8 +167,8 @@ def simulate(
 
 
 def _hex_words(program: Program) -> str:
-    """Contents of external memory as $readmemh reads them: a word to a line, the last lane first; behind the weights zeros."""
+    """Contents of external memory as $readmemh reads them: a word to a line, the last lane first."""
     flipped = np.ascontiguousarray(program.weights[:, ::-1]).tobytes().hex()
     digits = 2 * program.config.lanes
     lines = [flipped[start : start + digits] for start in range(0, len(flipped), digits)]
-    return "\n".join([*lines, *["0" * digits] * program.scratch_words, ""])
+    return "\n".join([*lines, ""])

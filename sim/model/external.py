@@ -34,7 +34,7 @@ def fetch(instruction: Fetch, program: Program, state: State, where: Active | No
             noted = source[:, None] + offset if weights else -1
             state.buffer_source[images, target : target + instruction.words] = noted
             if not weights:
-                first = int(source[0]) - len(program.weights)
+                first = int(source[0]) - program.scratch[0]
                 state.buffer[images, target : target + instruction.words] = state.scratch[
                     images, first : first + instruction.words
                 ]
@@ -47,14 +47,12 @@ def fetch(instruction: Fetch, program: Program, state: State, where: Active | No
 
 def store(instruction: Store, program: Program, state: State) -> None:
     """Copy runs of words of the activation memory to external memory."""
-    base = instruction.target - len(program.weights)
+    base = instruction.target - program.scratch[0]
     for run in range(instruction.runs):
         source = instruction.source + run * instruction.source_stride
         target = base + run * instruction.target_stride
         if target < 0 or target + instruction.words > state.scratch.shape[1]:
-            raise ValueError(
-                f"writes external word {target + len(program.weights)}, outside the program's own"
-            )
+            raise ValueError(f"writes external word {target + program.scratch[0]}, outside the program's own")
         state.scratch[:, target : target + instruction.words] = state.words[
             :, source : source + instruction.words
         ]
@@ -102,13 +100,12 @@ def _of_weights(source: Int64, words: int, program: Program) -> bool:
     Raises
     ------
     ValueError
-        They lie in both.
+        They lie in neither.
     """
-    end = len(program.weights)
-    if source.max() + words <= end:
+    if source.max() + words <= len(program.weights):
         return True
-    if source.min() < end:
-        raise ValueError(f"a run from external word {source.min()} on crosses the end of the weights, {end}")
+    if source.min() < program.scratch[0] or source.max() + words > program.config.external_words:
+        raise ValueError(f"fetches {words} external words from {source.min()} on, which hold nothing")
     return False
 
 
@@ -119,5 +116,5 @@ def _external_words(
     index = source[:, None] + np.arange(words)
     if _of_weights(source, words, program):
         return np.asarray(program.weights.view(np.uint8)[index])
-    found: NDArray[np.uint8] = state.scratch[images[:, None], index - len(program.weights)]
+    found: NDArray[np.uint8] = state.scratch[images[:, None], index - program.scratch[0]]
     return found

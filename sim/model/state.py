@@ -37,7 +37,7 @@ class State:
     buffer : ndarray of uint8, shape (batch, weight_words, lanes)
         Those copies.
     scratch : ndarray of uint8, shape (batch, scratch_words, lanes)
-        External words behind the weights, which the program writes.
+        External words that the program writes.
     maximum, total, growth : ndarray of int64, shape (batch, SOFTMAX_STATES, rows)
         Softmax state.
     queue_token, queue_gate : ndarray of int64, shape (batch, experts, tokens)

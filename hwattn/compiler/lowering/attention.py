@@ -30,6 +30,16 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """Rows to stream: the first word, and the words from one to the next."""
+
+    memory: Memory
+    base: int
+    stride: int
+    chunk: int | None = None
+
+
+@dataclass(frozen=True)
 class Slots:
     """Resident slots of attention: for queries, and for probabilities (the high bytes, then the low bytes)."""
 
@@ -53,8 +63,7 @@ class AttentionLowering:
         self.emitter: Emitter = self.context.emitter
         config = self.emitter.config
         query, key, value = node.inputs
-        self.query, self.key = (self.context.place(name, Form.ROWS) for name in (query, key))
-        self.value = self.context.place(value, Form.COLUMNS)
+        self.query = self.context.place(query, Form.ROWS)
         self.result: Place = self.context.place(node.name, Form.ROWS)
         self.result_layout: RowLayout = plan.layout(node.name)
         self.head_dim = plan.features[query] // node.heads
@@ -118,13 +127,13 @@ class AttentionLowering:
             else:
                 self.softmax(following)
                 self.values(unit)
-        start, stop = self.context.plan.needed[self.node.name]
+        start, stop = self.context.span(self.node.name)
         per_pair = self.head_dim + self.value_dim
         self.context.macs += (stop - start) * self.keys * per_pair * self.node.heads
 
     def units(self) -> list[Unit]:
         """List the units of work: tiles, in each the heads, in each the blocks of keys."""
-        tiles = self.emitter.tiles(self.context.plan.needed[self.node.name])
+        tiles = self.emitter.tiles(self.context.span(self.node.name))
         pairs = [(token, rows, head) for token, rows in tiles for head in range(self.node.heads)]
         return [
             Unit(
@@ -158,18 +167,44 @@ class AttentionLowering:
                 base * config.lanes, self.query.stride * config.lanes, unit.rows, self.words
             )
             self.emitter.emit(replace(load, slot=slot))
+        stream = self._keys(unit)
         self.emitter.emit(
             Matmul(
                 slot=slot,
                 words=self.words,
-                memory=Memory.ACT,
-                base=self.key.address(unit.key) + unit.head * self.words,
+                memory=stream.memory,
+                base=stream.base,
                 n0=unit.keys,
-                stride0=self.key.stride,
+                stride0=stream.stride,
                 n1=1,
                 acc_base=self._score_bank(unit),
-            )
+            ),
+            stream.chunk,
         )
+
+    def _keys(self, unit: Unit) -> Stream:
+        """Find a block of keys, in external memory fetched into the weight buffer."""
+        name = self.node.inputs[1]
+        offset = unit.head * self.words
+        if name not in self.context.external:
+            place = self.context.place(name, Form.ROWS)
+            return Stream(Memory.ACT, place.address(unit.key) + offset, place.stride)
+        base, stride = self.context.external[name]
+        chunk = self.emitter.fetch_runs(base + unit.key * stride + offset, (unit.keys, self.words), stride)
+        return Stream(Memory.WEIGHT, 0, self.words, chunk)
+
+    def _values(self, unit: Unit) -> Stream:
+        """Find a block of V^T, in external memory fetched into the weight buffer."""
+        name, config = self.node.inputs[2], self.emitter.config
+        offset = unit.key // config.lanes
+        feature = unit.head * self.value_dim
+        if name not in self.context.external:
+            place = self.context.place(name, Form.COLUMNS)
+            return Stream(Memory.ACT, place.base + feature * place.stride + offset, place.stride)
+        base, stride = self.context.external[name]
+        words = ceil_div(unit.keys, config.lanes)
+        chunk = self.emitter.fetch_runs(base + feature * stride + offset, (self.value_dim, words), stride)
+        return Stream(Memory.WEIGHT, 0, words, chunk)
 
     def _bank(self, upper: bool, number: int) -> int:
         """First column of one of the banks for values or (`upper`) for scores."""
@@ -204,23 +239,25 @@ class AttentionLowering:
         config = self.emitter.config
         later = int(unit.key > 0)
         state = unit.index % SOFTMAX_STATES
+        stream = self._values(unit)
         high = Matmul(
             slot=self._probability_slot(unit),
             resident_unsigned=1,
             words=ceil_div(unit.keys, config.lanes),
-            memory=Memory.ACT,
-            base=self.value.base + unit.head * self.value_dim * self.value.stride + unit.key // config.lanes,
+            memory=stream.memory,
+            base=stream.base,
             n0=self.value_dim,
-            stride0=self.value.stride,
+            stride0=stream.stride,
             n1=1,
             acc_base=self._bank(False, unit.index),
             accumulate=later,
             rescale=later,
             state=state,
         )
-        self.emitter.emit(high)
+        self.emitter.emit(high, stream.chunk)
         if self.node.p_bits == 16:
-            self.emitter.emit(replace(high, slot=high.slot + 1, accumulate=1, rescale=0, low_pass=1))
+            low = replace(high, slot=high.slot + 1, accumulate=1, rescale=0, low_pass=1)
+            self.emitter.emit(low, stream.chunk)
         if unit.last:
             constants = self.row_scalings[unit.head]
             self.emitter.emit(

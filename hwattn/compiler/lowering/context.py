@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwattn.compiler.emitter import Emitter, Place
-from hwattn.compiler.plan import Form, Plan
+from hwattn.compiler.plan import Form, Plan, Span
 
 
 @dataclass
@@ -32,6 +32,14 @@ class Context:
     scratch: dict[str, int]
     image: int
     macs: int = field(default=0)
+    block: Span | None = None
+    """Tokens to compute now, where a layer is computed block by block."""
+    external: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where keys and values lie in external memory, if they do: first word and stride, from token 0 or feature 0 on."""
+
+    def span(self, name: str) -> Span:
+        """Return the tokens of a tensor that are to be computed."""
+        return self.block or self.plan.needed[name]
 
     def place(self, name: str, form: Form) -> Place:
         """Return where a tensor lies, seen through Rows."""

@@ -13,7 +13,7 @@ from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
-from hwattn.compiler.plan import Form
+from hwattn.compiler.plan import Form, Span
 from hwattn.compiler.scales import channel_params, check_accumulators
 from hwattn.spec.isa import Copy, Fetch, Format, Load, Memory
 from hwattn.spec.quantized import QuantizedPatchEmbed
@@ -36,7 +36,8 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     emitter, plan = context.emitter, context.plan
     lanes = emitter.config.lanes
     place = context.place(node.name, Form.INT16)
-    _copy_init(context, node, place.base)
+    start, stop = context.span(node.name)
+    _copy_init(context, node, place.address(start), (start, stop))
 
     dim, _, kernel_height, kernel_width = node.weight.shape
     _, height, width = plan.model.image_shape
@@ -76,14 +77,16 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
         base = place.address(node.first + tile.token)
         return [Sink(Format.RESIDUAL, base, place.stride, layout, params)]
 
-    tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((0, patches))]
-    lower_products(emitter, tiles, [Product(weights, sinks, node.name)])
-    context.macs += patches * node.weight.size
+    first, last = max(0, start - node.first), min(patches, stop - node.first)
+    tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((first, last))]
+    if tiles:
+        lower_products(emitter, tiles, [Product(weights, sinks, node.name)])
+        context.macs += (last - first) * node.weight.size
 
 
-def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int) -> None:
+def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int, span: Span) -> None:
     emitter = context.emitter
-    words = pack_int16(node.init, emitter.config.lanes)
+    words = pack_int16(node.init[slice(*span)], emitter.config.lanes)
     source = emitter.weights.add(words)
     for start in range(0, len(words), COPY_WORDS):
         count = min(COPY_WORDS, len(words) - start)

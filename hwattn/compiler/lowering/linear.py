@@ -44,7 +44,7 @@ def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: 
     words = plan.layout(plan.source(source)).words
     place = context.place(source, Form.ROWS)
     jobs = [_prepare(context, node, target) for node in nodes]
-    span = plan.needed[nodes[0].name]
+    span = context.span(nodes[0].name)
     tiles = [
         Tile(token, rows, emitter.load_tile(place, token, rows, words)) for token, rows in emitter.tiles(span)
     ]
@@ -101,7 +101,7 @@ def _sinks(context: Context, job: Job, target: Add | None, tile: Tile) -> list[S
             place = context.place(node.name, form)
             base = place.address(token)
             if form is Form.COLUMNS:
-                base = place.base * context.emitter.config.lanes + token
+                base = place.base * context.emitter.config.lanes + token - place.origin
             forms.append((FORMATS[form], base, place.stride))
     return [
         Sink(

@@ -24,7 +24,7 @@ def lower_layer_norm(context: Context, node: QuantizedLayerNorm) -> None:
     gates = context.place(node.name, Form.WIDE) if wide else target
     gamma, beta = node.gamma.astype(np.int64), node.beta.astype(np.int64)
     params = emitter.norm_params.add((gamma << 32) | (beta & 0xFFFFFFFF))
-    for token, rows in emitter.tiles(plan.needed[node.name]):
+    for token, rows in emitter.tiles(context.span(node.name)):
         emitter.emit(
             Norm(
                 source=source.address(token),
