@@ -5,7 +5,7 @@ import pytest
 from bench import Bench, command_of, word_of
 
 from hwattn.rtl.matrix import Matrix
-from hwattn.rtl.matrix_row import tree_stages
+from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.spec.config import AcceleratorConfig
