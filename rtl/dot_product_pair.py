@@ -103,9 +103,7 @@ class DotProductPair(Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        super().__init__(
-            {**dot_ports(config, 2), "bias": In(bias_shape(config))}
-        )
+        super().__init__({**dot_ports(config, 2), "bias": In(bias_shape(config))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -129,9 +127,7 @@ class DotProductPair(Component):
         level = ceil_log2(GROUP)
         bias = Cat(Const(0, BIAS_BITS), self.bias).as_signed()
         m.d.comb += [
-            self.dot[0].eq(
-                adder_tree(m, highs, "high", level=level, join=_join_halves, finish=_round_half)
-            ),
+            self.dot[0].eq(adder_tree(m, highs, "high", level=level, join=_join_halves, finish=_round_half)),
             self.dot[1].eq(adder_tree(m, lows, "low", level=level, finish=lambda total: total - bias)),
         ]
         return m

@@ -58,7 +58,14 @@ class DotProducts(Component):
             m.submodules[f"column_{index}"] = column
             m.d.comb += [
                 getattr(column, name).eq(getattr(self, name))
-                for name in ("write_addr", "write_data", "fetch", "fetch_addr", "streamed", "resident_unsigned")
+                for name in (
+                    "write_addr",
+                    "write_data",
+                    "fetch",
+                    "fetch_addr",
+                    "streamed",
+                    "resident_unsigned",
+                )
             ]
             wide = len(column.dot)
             m.d.comb += column.write_enable.eq(self.write_enable[first : first + wide])

@@ -32,7 +32,7 @@ class Matrix(Component):
     Parameters
     ----------
     config : AcceleratorConfig
-    multipliers : MultiplierStyle
+    multiplier_style : MultiplierStyle
         How the target multiplies; neither results nor cycles depend on it.
 
     Members
@@ -58,10 +58,10 @@ class Matrix(Component):
     """
 
     def __init__(
-        self, config: AcceleratorConfig, multipliers: MultiplierStyle = MultiplierStyle.SINGLE
+        self, config: AcceleratorConfig, multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
     ) -> None:
         self.config = config
-        self.multipliers = multipliers
+        self.multiplier_style = multiplier_style
         self.address_bits = ceil_log2(max(config.act_total_words, config.weight_words))
         super().__init__(
             {
@@ -85,7 +85,7 @@ class Matrix(Component):
         config = self.config
         command = Signal(command_layout(Matmul))
         growth = Signal(data.ArrayLayout(GROWTH_BITS, config.rows))
-        m.submodules.dots = dots = DotProducts(config, self.multipliers)
+        m.submodules.dots = dots = DotProducts(config, self.multiplier_style)
         m.d.comb += dots.resident_unsigned.eq(command.resident_unsigned)
         rows = [MatrixRow(config) for _ in range(config.rows)]
         for index, row in enumerate(rows):

@@ -11,6 +11,7 @@ from hwattn.rtl.interfaces import ACCUMULATOR_BITS, GROWTH_BITS
 from hwattn.rtl.memory import block_ram
 from hwattn.spec.config import AcceleratorConfig
 
+
 class MatrixRow(Component):
     """Adds up the dot products of one resident row's words in the row's accumulators.
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from bench import Bench, command_of, word_of
 
-from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.adder_tree import tree_stages
+from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
