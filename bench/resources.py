@@ -3,6 +3,7 @@
 Every row of ``bench/results/resources.json`` is one synthesis; rows that are not run again stay. Nothing is placed: look-up tables are
 what Yosys counts, and it leaves the registers inside DSP48E2 unused, so that operands and products appear as flip-flops.
 Modules are synthesized one by one, not flattened: all rows (or pairs of rows) are one module.
+Of the DSP blocks of a matrix unit one is not a multiplier of a row: it finds an expert's weights. `seconds` are those of the clock on the wall.
 
     python bench/resources.py 128                                      # one size, both families
     python bench/resources.py 2752 --family xcup --style packed --part machine
