@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.spec.errors import RefusedError
 
 
@@ -56,6 +57,8 @@ class Board:
         How to write the bitstream to the board.
     platform : callable
         Returns the Amaranth platform, made anew.
+    multiplier_style : MultiplierStyle
+        What the device's multiplier blocks serve best.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Board:
     needs: str
     program_with: str
     platform: Callable[[], Any]
+    multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
 
     @property
     def divisor(self) -> int:

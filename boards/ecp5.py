@@ -127,7 +127,7 @@ def check_size(board: Board, config: AcceleratorConfig) -> None:
 def _least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
     """Count what a machine takes whatever the tools do: its multipliers, and the memories that are too large for anything but block RAM."""
     bits = (config.weight_words + config.act_total_words) * config.lanes * 8
-    return {"dsp": config.multipliers, "ram": -(-bits // board.ram_bits)}
+    return {"dsp": board.multiplier_style.blocks(config), "ram": -(-bits // board.ram_bits)}
 
 
 def _check_fit(board: Board, counts: dict[str, int], prefix: str) -> None:

@@ -14,6 +14,7 @@ from hwattn.rtl.layernorm import LayerNorm
 from hwattn.rtl.loader import Loader
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.memory import BankedMemory, WordMemory
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.post import Post
 from hwattn.rtl.queue import lookup_queues, unit_kinds
 from hwattn.rtl.registers import Registers
@@ -38,6 +39,8 @@ class Machine(wiring.Component):
         Everything that shapes the hardware.
     program : Program, optional
         Initial contents of the memories, for `config`; without one the host writes them.
+    multiplier_style : MultiplierStyle
+        How the target multiplies; programs, results and cycles do not depend on it.
 
     Members
     -------
@@ -57,11 +60,17 @@ class Machine(wiring.Component):
     ``hwattn.sim.model.executor.Executor``: after every instruction in single-step mode, and at the end when running free.
     """
 
-    def __init__(self, config: AcceleratorConfig, program: Program | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        program: Program | None = None,
+        multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    ) -> None:
         if program is not None and program.config != config:
             raise ValueError("the program was compiled for another configuration")
         self.config = config
         self.program = program
+        self.multiplier_style = multiplier_style
         external = {"axi": Out(axi_port(config))} if config.external_words else {}
         super().__init__(
             {
@@ -77,7 +86,7 @@ class Machine(wiring.Component):
         config, program = self.config, self.program
         table = activation_table(program.activation) if program else None
         dispatcher = Dispatcher(config, [encode(entry) for entry in program.instructions] if program else ())
-        matrix = Matrix(config)
+        matrix = Matrix(config, self.multiplier_style)
         loader = Loader(config)
         post = Post(config, program.params if program else None, table)
         softmax = Softmax(config)

@@ -10,7 +10,9 @@ from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
+from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.commands import command_layout, command_stream
+from hwattn.rtl.dot_products import DotProducts
 from hwattn.rtl.interfaces import (
     GROWTH_BITS,
     accumulator_port,
@@ -18,7 +20,8 @@ from hwattn.rtl.interfaces import (
     read_port,
     resident_port,
 )
-from hwattn.rtl.matrix_row import MatrixRow, tree_stages
+from hwattn.rtl.matrix_row import MatrixRow
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul, Memory
 
@@ -32,6 +35,8 @@ class Matrix(Component):
     Parameters
     ----------
     config : AcceleratorConfig
+    multiplier_style : MultiplierStyle
+        How the target multiplies; neither results nor cycles depend on it.
 
     Members
     -------
@@ -57,8 +62,11 @@ class Matrix(Component):
     ``hwattn.sim.model.matrix``.
     """
 
-    def __init__(self, config: AcceleratorConfig) -> None:
+    def __init__(
+        self, config: AcceleratorConfig, multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
+    ) -> None:
         self.config = config
+        self.multiplier_style = multiplier_style
         self.address_bits = ceil_log2(max(config.act_total_words, config.weight_words))
         super().__init__(
             {
@@ -82,10 +90,11 @@ class Matrix(Component):
         config = self.config
         command = Signal(command_layout(Matmul))
         growth = Signal(data.ArrayLayout(GROWTH_BITS, config.rows))
+        m.submodules.dots = dots = DotProducts(config, self.multiplier_style)
         rows = [MatrixRow(config) for _ in range(config.rows)]
         for index, row in enumerate(rows):
             m.submodules[f"row_{index}"] = row
-            m.d.comb += row.growth.eq(growth[index])
+            m.d.comb += [row.dot.eq(dots.dot[index]), row.growth.eq(growth[index])]
 
         setup, streaming, accumulates = Signal(), Signal(), Signal()
         draining = Signal(range(COMMANDS_IN_FLIGHT + 1))
@@ -110,8 +119,8 @@ class Matrix(Component):
             m.d.sync += streaming.eq(0)
         m.d.sync += draining.eq(draining + ended - self.done)
 
-        self._resident(m, rows, command, step, first)
-        self._accumulate(m, rows, command, step, first, last, column, ended)
+        self._resident(m, dots, command, step, first)
+        self._accumulate(m, dots, rows, command, step, first, last, column, ended)
         return m
 
     def _stream(self, m: Module, command: Any, setup: Signal, streaming: Signal) -> tuple[Signal, ...]:
@@ -165,7 +174,7 @@ class Matrix(Component):
                     ]
         return step, first, last, column, ended
 
-    def _resident(self, m: Module, rows: list[MatrixRow], command: Any, step: Signal, first: Signal) -> None:
+    def _resident(self, m: Module, dots: DotProducts, command: Any, step: Signal, first: Signal) -> None:
         """Write words of resident rows, and read those that meet the streamed word."""
         write = Signal(self.load_write.payload.shape())
         written = self.softmax_write.valid | self.load_write.valid
@@ -174,14 +183,15 @@ class Matrix(Component):
             self.load_write.ready.eq(~self.softmax_write.valid),
             write.eq(Mux(self.softmax_write.valid, self.softmax_write.payload, self.load_write.payload)),
         ]
-        word_bits = rows[0].word_bits
-        # One signal for all rows: expressions that each row repeats would make their modules differ
-        write_addr, fetch_addr = Signal.like(rows[0].write_addr), Signal.like(rows[0].fetch_addr)
+        word_bits = ceil_log2(self.config.row_words)
         word, here = Signal(word_bits), Signal(word_bits)
         m.d.comb += [
             here.eq(Mux(first, 0, word)),
-            fetch_addr.eq(Cat(here, command.slot)),
-            write_addr.eq(Cat(write.word[:word_bits], write.slot)),
+            dots.fetch.eq(step),
+            dots.fetch_addr.eq(Cat(here, command.slot)),
+            dots.write_enable.eq(Cat(written & (write.row == row) for row in range(self.config.rows))),
+            dots.write_data.eq(write.data),
+            dots.write_addr.eq(Cat(write.word[:word_bits], write.slot)),
         ]
         with m.If(step):
             m.d.sync += word.eq(here + 1)
@@ -193,25 +203,17 @@ class Matrix(Component):
             arrived == Mux(from_weight, self.weight.valid, self.act.valid),
             "a word one cycle after its request",
         )
-        m.d.comb += self.active.eq(arrived)
-        for index, row in enumerate(rows):
-            m.d.comb += [
-                row.write_enable.eq(written & (write.row == index)),
-                row.write_addr.eq(write_addr),
-                row.write_data.eq(write.data),
-                row.fetch.eq(step),
-                row.fetch_addr.eq(fetch_addr),
-                row.streamed.eq(streamed),
-            ]
+        m.d.comb += [self.active.eq(arrived), dots.streamed.eq(streamed)]
         with m.If(step):
             m.d.sync += Assert(
-                ~(written & (write_addr == fetch_addr)),
+                ~(written & (dots.write_addr == dots.fetch_addr)),
                 "resident word read and written at once",
             )
 
     def _accumulate(
         self,
         m: Module,
+        dots: DotProducts,
         rows: list[MatrixRow],
         command: Any,
         step: Signal,
@@ -242,7 +244,7 @@ class Matrix(Component):
         m.d.sync += [after.eq(before) for before, after in pairwise(pipeline)]
         adding, reading, storing = pipeline[add_at], pipeline[add_at - 1], pipeline[add_at + 3]
         multiplying, finishing = pipeline[2], pipeline[add_at + 1]
-        m.d.comb += self.done.eq(storing.ended)
+        m.d.comb += [self.done.eq(storing.ended), dots.resident_unsigned.eq(multiplying.resident_unsigned)]
 
         clients = [(reading.last, reading.column)]
         ports = (self.acc_post, self.acc_softmax, self.acc_route)
@@ -273,7 +275,6 @@ class Matrix(Component):
                 row.add.eq(adding.add),
                 row.first.eq(adding.first),
                 row.old_bank.eq(adding.column[bank_at:]),
-                row.resident_unsigned.eq(multiplying.resident_unsigned),
                 row.low_pass.eq(finishing.low_pass),
                 row.accumulate.eq(finishing.accumulate),
                 row.store_addr.eq(storing.column),

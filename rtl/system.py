@@ -10,6 +10,7 @@ from hwattn.rtl.axi import axi_port
 from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS, Machine
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.link import SILENCE_BYTES
@@ -26,6 +27,8 @@ class SerialMachine(wiring.Component):
         Clock cycles per bit on the serial line.
     program : Program, optional
         Initial contents of the memories.
+    multiplier_style : MultiplierStyle
+        As of the :class:`Machine`.
 
     Members
     -------
@@ -43,10 +46,17 @@ class SerialMachine(wiring.Component):
     A request of one unit takes 15 byte times, its answer up to 12.
     """
 
-    def __init__(self, config: AcceleratorConfig, divisor: int, program: Program | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        divisor: int,
+        program: Program | None = None,
+        multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    ) -> None:
         self.config = config
         self.divisor = divisor
         self.program = program
+        self.multiplier_style = multiplier_style
         external = {"axi": Out(axi_port(config))} if config.external_words else {}
         super().__init__(
             {
@@ -61,7 +71,7 @@ class SerialMachine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.machine = machine = Machine(self.config, self.program)
+        m.submodules.machine = machine = Machine(self.config, self.program, self.multiplier_style)
         m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * self.divisor)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)

@@ -75,10 +75,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         ecp5.check_size(board, config)
     program = compile_model(resolved.model, config) if resolved else None
     with _complete_folder(target) as folder:
-        machine = SerialMachine(config, board.divisor, program)
+        machine = SerialMachine(config, board.divisor, program, board.multiplier_style)
         out.print("writing Verilog ...")
         (folder / VERILOG).write_text(to_verilog(machine, TOP))
-        cycles = _write_program(folder, program, resolved) if program and resolved else None
+        cycles = _write_program(folder, board, program, resolved) if program and resolved else None
         _write_settings(folder, board, config, program)
         built = BuildResult()
         if args.stage == "bitstream":
@@ -140,7 +140,9 @@ def _complete_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_program(folder: Path, program: Program, resolved: ResolvedModel) -> dict[str, float] | None:
+def _write_program(
+    folder: Path, board: Board, program: Program, resolved: ResolvedModel
+) -> dict[str, float] | None:
     """Write program and golden vectors; return the cycles of each task, measured on the simulated RTL."""
     save_program(program, folder / "program.hwp")
     if resolved.workload is None:
@@ -157,7 +159,9 @@ def _write_program(folder: Path, program: Program, resolved: ResolvedModel) -> d
     if simulator_version("verilator") is None:
         return None
     tasks = range(len(program.entries))
-    found = simulate(program, images[:1], tasks, "verilator", stepped=0)
+    found = simulate(
+        program, images[:1], tasks, "verilator", multiplier_style=board.multiplier_style, stepped=0
+    )
     if not found.bit_exact:
         raise FailedError(
             "the simulated RTL differs from the integer model",

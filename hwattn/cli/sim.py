@@ -21,6 +21,7 @@ from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.cli.uart import drive_over_pins
 from hwattn.compiler import compile_model
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim.job import Mismatch, Run
 from hwattn.sim.cosim.runner import SIMULATORS
 from hwattn.sim.cosim.session import CosimResult, simulate
@@ -46,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="index or output name of a task; default: all")
     parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
     parser.add_argument("--simulator", choices=SIMULATORS, default=SIMULATORS[0], help="default: %(default)s")
+    parser.add_argument(
+        "--multipliers",
+        choices=[style.value for style in MultiplierStyle],
+        default=MultiplierStyle.SINGLE.value,
+        help="how the machine multiplies: as on a target with one product per block, or with two (DSP48E2); default: %(default)s",
+    )
     parser.add_argument(
         "--stepped",
         type=int,
@@ -97,13 +104,16 @@ def run(args: argparse.Namespace, out: Output) -> int:
             images,
             tasks,
             args.simulator,
+            multiplier_style=MultiplierStyle(args.multipliers),
             stepped=args.stepped,
             whole=args.whole,
             readback=args.readback,
             waves=args.waves,
         )
     _report(program, result, args.simulator, out)
-    out.result(document(program, result, args.simulator, len(images)))
+    out.result(
+        document(program, result, args.simulator, len(images)) | {"multiplier_style": args.multipliers}
+    )
     return 0 if result.bit_exact else 1
 
 
@@ -117,7 +127,7 @@ def _over_uart(
             "--uart alone",
             "leave the others out: the driver sees outputs and counters only",
         )
-    findings = drive_over_pins(program, images, tasks)
+    findings = drive_over_pins(program, images, tasks, multiplier_style=MultiplierStyle(args.multipliers))
     executor = Executor(program)
     expected = {task: executor.run(images, task).integers for task in tasks}
     for each in findings.runs:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
 from hwattn.sim.cosim.session import TOP, machine_verilog
@@ -18,7 +19,12 @@ from hwattn.spec.program_file import save_program
 
 
 def drive_over_pins(
-    program: Program, images: NDArray[np.float32], tasks: Sequence[int], *, preloaded: bool = True
+    program: Program,
+    images: NDArray[np.float32],
+    tasks: Sequence[int],
+    *,
+    preloaded: bool = True,
+    multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
 ) -> Findings:
     """Run images on a simulated board through its UART, with the host's driver.
 
@@ -30,6 +36,8 @@ def drive_over_pins(
     preloaded : bool
         The memories hold the program before the driver comes, as after the bitstream has been loaded (the testbench writes it over
         the machine's bus); else the driver loads it over the line.
+    multiplier_style : MultiplierStyle
+        How the machine multiplies.
 
     Returns
     -------
@@ -41,7 +49,7 @@ def drive_over_pins(
     FailedError
         The driver gave up, or the simulation failed.
     """
-    built = runner.build(machine_verilog(program.config), TOP)
+    built = runner.build(machine_verilog(program.config, None, multiplier_style), TOP)
     with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
         folder = Path(scratch)
         result = folder / "findings.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.job import JOB_VARIABLE, Fault, Findings, Job
 from hwattn.sim.cosim.runner import Simulator
@@ -50,7 +51,11 @@ class CosimResult:
         return not self.findings.mismatches
 
 
-def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -> str:
+def machine_verilog(
+    config: AcceleratorConfig,
+    program: Program | None = None,
+    multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+) -> str:
     """Return the Verilog of a system with a machine, generated once for each configuration (and program) and version of the generator.
 
     Parameters
@@ -58,12 +63,13 @@ def machine_verilog(config: AcceleratorConfig, program: Program | None = None) -
     config : AcceleratorConfig
     program : Program, optional
         Initial contents of the memories.
+    multiplier_style : MultiplierStyle
     """
     contents = "" if program is None else f"{program.hash:08x}"
-    key = digest(f"{config.hash:08x}", contents, _generator_digest())
+    key = digest(f"{config.hash:08x}", contents, multiplier_style, _generator_digest())
 
     def fill(folder: Path) -> None:
-        (folder / "machine.v").write_text(system_verilog(config, TOP, DIVISOR, program))
+        (folder / "machine.v").write_text(system_verilog(config, TOP, DIVISOR, program, multiplier_style))
 
     return (made_once(cache_folder() / "verilog" / key, fill) / "machine.v").read_text()
 
@@ -82,6 +88,7 @@ def simulate(
     tasks: Sequence[int],
     simulator: Simulator = "verilator",
     *,
+    multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
     stepped: int | None = None,
     whole: int = 1,
     readback: int = 0,
@@ -100,6 +107,8 @@ def simulate(
     simulator : {"verilator", "icarus"}
         On Verilator the program is loaded over the host's bus into a machine that is built once per configuration; on Icarus, which is
         slow to run and quick to build, it is part of the build.
+    multiplier_style : MultiplierStyle
+        How the machine multiplies.
     stepped : int, optional
         For so many images of each task (by default for all) also compare after every instruction, in single-step mode.
     whole, readback : int
@@ -123,7 +132,7 @@ def simulate(
         The machine hung; the message names the instruction and unit that stalled.
     """
     load = simulator == "verilator"
-    verilog = machine_verilog(program.config, None if load else program)
+    verilog = machine_verilog(program.config, None if load else program, multiplier_style)
     built = runner.build(verilog, TOP, simulator, waves=waves is not None)
     if waves is not None:
         waves.mkdir(parents=True, exist_ok=True)

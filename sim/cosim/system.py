@@ -9,6 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.axi import ADDRESS_BITS
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
 from hwattn.spec.config import AcceleratorConfig
@@ -42,6 +43,7 @@ class MemorySystem(wiring.Component):
     config : AcceleratorConfig
     divisor : int
     program : Program, optional
+    multiplier_style : MultiplierStyle
         As for `SerialMachine`.
 
     Members
@@ -54,9 +56,15 @@ class MemorySystem(wiring.Component):
         Contents of the word `memory_peek`.
     """
 
-    def __init__(self, config: AcceleratorConfig, divisor: int, program: Program | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        divisor: int,
+        program: Program | None = None,
+        multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    ) -> None:
         self.config = config
-        self._inner = SerialMachine(config, divisor, program)
+        self._inner = SerialMachine(config, divisor, program, multiplier_style)
         members = {name: member for name, member in self._inner.signature.members.items() if name != "axi"}
         settings = {f"memory_{name}": In(bits) for name, bits in MEMORY_SETTINGS.items()}
         super().__init__({**members, **settings, "memory_peeked": Out(8 * config.lanes)})
@@ -89,9 +97,15 @@ class MemorySystem(wiring.Component):
         return m
 
 
-def system_verilog(config: AcceleratorConfig, top: str, divisor: int, program: Program | None = None) -> str:
+def system_verilog(
+    config: AcceleratorConfig,
+    top: str,
+    divisor: int,
+    program: Program | None = None,
+    multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+) -> str:
     """Return the Verilog of the design under test."""
     if not config.external_words:
-        return to_verilog(SerialMachine(config, divisor, program), top)
+        return to_verilog(SerialMachine(config, divisor, program, multiplier_style), top)
     memory = resources.files("hwattn.sim.cosim").joinpath("axi_memory.v").read_text()
-    return to_verilog(MemorySystem(config, divisor, program), top) + "\n" + memory
+    return to_verilog(MemorySystem(config, divisor, program, multiplier_style), top) + "\n" + memory

@@ -11,8 +11,10 @@ import pytest
 from hwattn.cli import sim
 from hwattn.cli.main import main
 from hwattn.cli.models import resolve_model
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim.job import Findings, Mismatch, Run
 from hwattn.sim.cosim.session import CosimResult
+from hwattn.spec.config import load_preset
 from hwattn.spec.errors import FailedError
 from hwattn.spec.hwq import save_model
 from hwattn.spec.isa import Queue
@@ -40,6 +42,7 @@ REFUSALS = [
     (["--input", "{tmp}/absent.npy"], "absent.npy"),
     (["--waves", "{tmp}/file"], "is a file"),
     (["--uart", "--waves", "{tmp}/waves"], "--uart alone"),
+    (["--multipliers", "triple"], "triple"),
     (["--uart", "--stepped", "0"], "--uart alone"),
     (["--uart", "--simulator", "icarus"], "--uart alone"),
 ]
@@ -98,7 +101,13 @@ def test_document(monkeypatch, capsys):
     shape, tasks, simulator, options = calls[0]
     assert shape[0] == 3
     assert (tasks, simulator) == ([0, 1], "verilator")
-    assert options == {"stepped": 0, "whole": 1, "readback": 2, "waves": None}
+    assert options == {
+        "multiplier_style": MultiplierStyle.SINGLE,
+        "stepped": 0,
+        "whole": 1,
+        "readback": 2,
+        "waves": None,
+    }
     written = json.loads(capsys.readouterr().out)
     assert written["bit_exact"] is True
     assert written["cycles"] == [1000, 1400]
@@ -109,6 +118,15 @@ def test_document(monkeypatch, capsys):
     shares = written["cycle_shares"]
     assert shares["streaming"] == 0.5
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_packed_multipliers(monkeypatch, capsys):
+    calls = simulating(monkeypatch, CosimResult(findings(), None))
+    assert main(["sim", "digits", "--multipliers", "packed", "--json"]) == 0
+    assert calls[0][3]["multiplier_style"] is MultiplierStyle.PACKED
+    written = json.loads(capsys.readouterr().out)
+    assert written["multiplier_style"] == "packed"
+    assert written["multipliers"] == load_preset("digits").multipliers
 
 
 def test_a_difference_is_reported_and_fails(monkeypatch, capsys):

@@ -1,11 +1,14 @@
 """The matrix unit against the integer model, under random stalls."""
 
+import re
+
 import numpy as np
 import pytest
 from bench import Bench, command_of, word_of
 
+from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.matrix import Matrix
-from hwattn.rtl.matrix_row import tree_stages
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.spec.config import AcceleratorConfig
@@ -50,8 +53,10 @@ class Model:
         columns[...] = dot + (old if command.accumulate else 0)
 
 
-def make(config: AcceleratorConfig, seed: int, stall: float) -> tuple[Matrix, Bench, Model]:
-    dut, model = Matrix(config), Model(config, np.random.default_rng(seed))
+def make(
+    config: AcceleratorConfig, seed: int, stall: float, style: MultiplierStyle = MultiplierStyle.SINGLE
+) -> tuple[Matrix, Bench, Model]:
+    dut, model = Matrix(config, style), Model(config, np.random.default_rng(seed))
     bench = Bench(dut, seed, stall)
     bench.memory(dut.act, model.memories[0])
     bench.memory(dut.weight, model.memories[1])
@@ -89,9 +94,10 @@ async def check(ctx, dut: Matrix, model: Model) -> None:
 
 @pytest.mark.parametrize(("rows", "lanes"), [(1, 4), (3, 4), (4, 8), (5, 8), (2, 32)])
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-def test_random_commands(rows: int, lanes: int, stall: float) -> None:
+@pytest.mark.parametrize("style", MultiplierStyle)
+def test_random_commands(rows: int, lanes: int, stall: float, style: MultiplierStyle) -> None:
     config = AcceleratorConfig(rows=rows, lanes=lanes, softmax_lanes=1, **SMALL)
-    dut, bench, model = make(config, seed=rows + lanes, stall=stall)
+    dut, bench, model = make(config, rows + lanes, stall, style)
     rng = bench.random
 
     async def test(ctx):
@@ -130,9 +136,10 @@ def test_random_commands(rows: int, lanes: int, stall: float) -> None:
     bench.run(test)
 
 
-def test_extreme_products() -> None:
+@pytest.mark.parametrize("style", MultiplierStyle)
+def test_extreme_products(style: MultiplierStyle) -> None:
     config = AcceleratorConfig(rows=2, lanes=8, softmax_lanes=1, **SMALL)
-    dut, bench, model = make(config, seed=0, stall=0.2)
+    dut, bench, model = make(config, 0, 0.2, style)
     model.memories[0][:] = -128
     model.memories[0][5:10] = 127
 
@@ -222,8 +229,17 @@ def test_two_users_of_a_bank_are_caught() -> None:
         bench.run(test)
 
 
-def test_rows_are_one_module() -> None:
-    config = AcceleratorConfig(rows=3, lanes=4, softmax_lanes=1, **SMALL)
-    text = to_verilog(Matrix(config), "matrix")
-    names = [line.split()[1].partition("(")[0] for line in text.splitlines() if line.startswith("module ")]
-    assert [name for name in names if "row_" in name and name.count(".") == 1] == ["\\matrix.row_0"], names
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        (MultiplierStyle.SINGLE, ["dots", "dots.column_0", "row_0"]),
+        # two pairs are one module, and the fifth row has multipliers of its own
+        (MultiplierStyle.PACKED, ["dots", "dots.column_0", "dots.column_2", "dots.stream_sum", "row_0"]),
+    ],
+)
+def test_rows_are_one_module(style: MultiplierStyle, expected: list[str]) -> None:
+    config = AcceleratorConfig(rows=5, lanes=4, softmax_lanes=1, **SMALL)
+    text = to_verilog(Matrix(config, style), "matrix")
+    names = re.findall(r"^module \\matrix\.(\S+) \(", text, re.MULTILINE)
+    parts = {"resident", "accumulators"}  # memories
+    assert sorted(name for name in names if not parts & set(re.split(r"[._]", name))) == expected, names

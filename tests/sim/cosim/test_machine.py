@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from random_models import vit
 
 from hwattn.compiler import compile_model
+from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim import session
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
@@ -116,6 +117,14 @@ def test_read_back_word_by_word_running_free_too() -> None:
 def test_machine_of_odd_sizes() -> None:
     program, images = odd(2)
     assert_exact(program, images, simulate(program, images, [0, 1], whole=0))
+
+
+def test_packed_multipliers_change_neither_results_nor_counters() -> None:
+    program, images = tiny(1)
+    packed = simulate(program, images, [0, 1], multiplier_style=MultiplierStyle.PACKED, whole=0)
+    assert_exact(program, images, packed)
+    single = simulate(program, images, [0, 1], stepped=0)
+    assert [dataclasses.replace(run, compared=0) for run in packed.findings.runs] == single.findings.runs
 
 
 @pytest.mark.icarus
