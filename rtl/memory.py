@@ -8,7 +8,7 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Array, Assert, Cat, Module, Signal, unsigned
+from amaranth.hdl import Array, Assert, Cat, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
@@ -198,12 +198,12 @@ class WordMemory(Component):
         return m
 
 
-def block_ram(bits: int, depth: int, init: Sequence[int] = ()) -> Memory:
+def block_ram(shape: Any, depth: int, init: Sequence[Any] = ()) -> Memory:
     """Return a memory whose reads in the cycle of a write to the same address are undefined in hardware.
 
-    Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
+    `shape` is a number of bits or any shape of Amaranth. Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
     """
-    return Memory(shape=unsigned(bits), depth=depth, init=init, attrs={"no_rw_check": 1})
+    return Memory(shape=shape, depth=depth, init=init, attrs={"no_rw_check": 1})
 
 
 def word_contents(words: NDArray[np.int8], depth: int, lanes: int) -> list[int]:

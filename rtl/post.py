@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from hwattn.rtl.interfaces import (
     table_layout,
     write_port,
 )
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.pipeline import delayed
 from hwattn.rtl.requantize import Requantizer, saturated
 from hwattn.rtl.row_setup import RowSetup
@@ -245,9 +245,7 @@ class Post(wiring.Component):
 
     def _parameters(self, m: Module, command: Any, column: Signal) -> Any:
         """Read the parameters of the column that is issued; return them two cycles later."""
-        m.submodules.params = memory = Memory(
-            shape=param_layout(), depth=self._config.param_words, init=self._params
-        )
+        m.submodules.params = memory = block_ram(param_layout(), self._config.param_words, self._params)
         write, read = memory.write_port(), memory.read_port()
         base = Signal(PARAM_ADDRESS_BITS)
         param = Signal(param_layout())

@@ -6,7 +6,6 @@ from typing import Any
 
 from amaranth.hdl import Array, Assert, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, flipped
 
 from hwattn.rtl.commands import command_layout, command_stream
@@ -18,6 +17,7 @@ from hwattn.rtl.interfaces import (
     resident_port,
     sum_port,
 )
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.pipeline import delayed
 from hwattn.rtl.probability_writer import ProbabilityWriter
 from hwattn.rtl.requantize import Requantizer
@@ -203,7 +203,7 @@ class Softmax(wiring.Component):
         kept = data.StructLayout({"score": signed(_SCORE_BITS), "visible": 1})
         shape = data.ArrayLayout(kept, self._config.softmax_lanes)
         depth = self._config.acc_columns * chunks
-        m.submodules.scores = memory = Memory(shape=shape, depth=depth, init=[])
+        m.submodules.scores = memory = block_ram(shape, depth)
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [write.en.eq(tag.valid), read.addr.eq(read_address)]
         with m.If(tag.valid):

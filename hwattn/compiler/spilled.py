@@ -24,6 +24,7 @@ from hwattn.spec.quantized import (
     QuantizedAttention,
     QuantizedLayerNorm,
     QuantizedLinear,
+    QuantizedMixture,
     QuantizedPatchEmbed,
 )
 
@@ -65,6 +66,14 @@ class SpilledLowering:
 
     def __init__(self, emitter: Emitter, plan: Plan, image: int) -> None:
         self.emitter, self.plan, self.lanes = emitter, plan, emitter.config.lanes
+        for step in plan.steps:
+            if isinstance(step.nodes[0], QuantizedMixture):
+                name = step.nodes[0].name
+                raise RefusedError(
+                    f"{name}: a mixture of experts over {plan.rows[name]} tokens whose activations do not fit on chip",
+                    "all tokens of a mixture in the activation memory",
+                    "raise act_words, or make the image smaller",
+                )
         self.traffic = [self._traffic(step) for step in plan.steps]
         self.kept = {(name, Form.INT16) for _, name in plan.outputs()}
         base = image
@@ -102,14 +111,6 @@ class SpilledLowering:
     def _traffic(self, step: Step) -> Traffic:
         """Find what a step reads and writes."""
         node, plan = step.nodes[0], self.plan
-        if not isinstance(
-            node, QuantizedPatchEmbed | QuantizedLayerNorm | QuantizedLinear | QuantizedAttention
-        ):
-            raise RefusedError(
-                f"{node.name}: a mixture of experts over {plan.rows[node.name]} tokens whose activations do not fit on chip",
-                "all tokens of a mixture in the activation memory",
-                "raise act_words, or make the image smaller",
-            )
         form = Form.INT16 if isinstance(node, QuantizedLayerNorm) else Form.ROWS
         inputs = [] if isinstance(node, QuantizedPatchEmbed) else [(node.inputs[0], form)]
         reads = {}
@@ -129,12 +130,6 @@ class SpilledLowering:
             for one in step.nodes
             for each in sorted(plan.forms[one.name], key=lambda one: one.name)
         ]
-        if any(each is Form.WIDE for _, each in writes):
-            raise RefusedError(
-                f"{node.name}: the operand of a gate over tokens that do not fit on chip",
-                "all tokens of a mixture in the activation memory",
-                "raise act_words, or make the image smaller",
-            )
         return Traffic(reads, writes, {})
 
     def _stride(self, tensor: Tensor) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hwattn.sim.cosim.bus import CLOCK_NS, HostBus, HungError, crc
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job, Mismatch, Run
 from hwattn.sim.model.executor import Executor
-from hwattn.spec.isa import disassemble
+from hwattn.spec.isa import Store, disassemble
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import load_program
 from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, ErrorCause, Register, Status
@@ -34,8 +34,11 @@ RUN_SLACK = 50
 @cocotb.test()
 async def program_equals_model(dut: HierarchyObject) -> None:
     """Run the job; what differs goes into the result file, not into this test's outcome."""
-    job = Job.load_file(Path(os.environ[JOB_VARIABLE]))
-    bench = Testbench(dut, job)
+    await run_job(Testbench(dut, Job.load_file(Path(os.environ[JOB_VARIABLE]))))
+
+
+async def run_job(bench: Testbench) -> None:
+    """Run a testbench's job, and write what was found."""
     started = time.monotonic()
     try:
         await bench.run()
@@ -43,7 +46,7 @@ async def program_equals_model(dut: HierarchyObject) -> None:
         bench.findings.hung = str(error)
     bench.findings.seconds = time.monotonic() - started
     bench.findings.simulated_cycles = int(get_sim_time("ns") / CLOCK_NS)
-    bench.findings.save(Path(job.result))
+    bench.findings.save(Path(bench.job.result))
 
 
 class Testbench:
@@ -66,7 +69,7 @@ class Testbench:
         bus = self.bus
         await bus.begin()
         if self.program.config.external_words:
-            bus.set_memory(self.job.memory, self.job.fault)
+            self.start_memory()
         await self._expect(Register.IDENTIFICATION, IDENTIFICATION)
         await self._expect(Register.VERSION, VERSION)
         await self._expect(Register.CONFIG_HASH, self.program.config.hash)
@@ -81,6 +84,14 @@ class Testbench:
                 if image < self.job.stepped:
                     await self._step(run)
                 await self._free(run)
+
+    def start_memory(self) -> None:
+        """Set up external memory, which holds the weights."""
+        self.bus.set_memory(self.job.memory, self.job.fault)
+
+    async def peek(self, word: int) -> bytes:
+        """Read a word of external memory, beside the machine."""
+        return await self.bus.peek(word, self.lanes)
 
     async def _expect(self, register: Register, value: int) -> None:
         found = await self.bus.register(register)
@@ -114,6 +125,8 @@ class Testbench:
             ):
                 return
             before = state.words[0].copy()
+            if isinstance(self.program.instructions[number], Store) and run.image < self.job.whole:
+                await self._scratch_equal(run, state.scratch[0], number, text)
             run.compared += 1
             assert status & Status.PAUSED, f"status {int(status)} after instruction {number}"
         await self.bus.control(Control.STEP)
@@ -148,7 +161,7 @@ class Testbench:
         """Compare the external words that the program writes; note the first one that differs."""
         base, _ = self.program.scratch
         for word, bytes_of in enumerate(expected):
-            found = await self.bus.peek(base + word, self.lanes)
+            found = await self.peek(base + word)
             if found != bytes_of.tobytes():
                 self.findings.mismatches.append(
                     Mismatch(
