@@ -13,26 +13,24 @@ import onnx
 import torch
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
-from hwattn.models.digits.vit import MultiTaskViT
+from hwattn.models.networks.vit import Encoder
 
 Exporter = Literal["dynamo", "torchscript"]
 DEFAULT_OPSET = {"dynamo": 20, "torchscript": 14}
-INPUT_NAMES = ["image", "task"]
-OUTPUT_NAMES = ["digit", "stroke"]
 
 
 def export_onnx(
-    model: MultiTaskViT,
+    model: Encoder,
     path: Path,
     exporter: Exporter = "dynamo",
     opset: int | None = None,
 ) -> onnx.ModelProto:
-    """Write `model` as ONNX: inputs ``image`` (N, 1, 8, 8) and ``task``, outputs ``digit`` and ``stroke``.
+    """Write `model` as ONNX: inputs ``image`` (N, channels, height, width) and, with several tasks, ``task``.
 
     Parameters
     ----------
-    model : MultiTaskViT
-        The trained model; it is left in evaluation mode.
+    model : Encoder
+        The model; it is left in evaluation mode. Its `input_names` and `output_names` become the ONNX ones.
     path : Path
         The file to write.
     exporter : {"dynamo", "torchscript"}
@@ -47,19 +45,19 @@ def export_onnx(
         What was written; it passed the ONNX checker with shape inference.
     """
     model.eval()
-    size = model.config.image_size
-    arguments = (torch.zeros(2, 1, size, size), torch.tensor(0, dtype=torch.int64))
+    inputs, outputs = model.input_names, model.output_names
+    arguments = (torch.zeros(2, *model.config.image_shape), torch.tensor(0, dtype=torch.int64))[: len(inputs)]
     options: dict[str, Any] = {
         "dynamo": exporter == "dynamo",
         "opset_version": opset or DEFAULT_OPSET[exporter],
     }
     if exporter == "dynamo":
         options |= {
-            "dynamic_shapes": {"image": {0: torch.export.Dim("N")}, "task": {}},
+            "dynamic_shapes": {name: {0: torch.export.Dim("N")} if name == "image" else {} for name in inputs},
             "external_data": False,
         }
     else:
-        options |= {"dynamic_axes": {"image": {0: "N"}, "digit": {0: "N"}, "stroke": {0: "N"}}}
+        options |= {"dynamic_axes": {name: {0: "N"} for name in ("image", *outputs)}}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         written = Path(folder) / "model.onnx"
@@ -68,8 +66,8 @@ def export_onnx(
                 model,
                 arguments,
                 str(written),
-                input_names=INPUT_NAMES,
-                output_names=OUTPUT_NAMES,
+                input_names=list(inputs),
+                output_names=list(outputs),
                 **options,
             )
         proto = onnx.load(written)
