@@ -17,8 +17,8 @@ __all__ = [
     "DEFAULT_WORKLOAD",
     "Task",
     "Workload",
-    "bundled_workloads",
     "built_workloads",
+    "bundled_workloads",
     "find_workload",
     "read_workload",
 ]

@@ -52,7 +52,7 @@ def write_workload(workload: BuiltWorkload, folder: Path) -> None:
     calibration = photographs(workload.calibration_images, size, seed, held_out=False)
     test = photographs(workload.test_images, size, seed, held_out=True)
     network = make_network(workload.network).eval()
-    draw_weights(network, torch.from_numpy(calibration), seed, workload.routing_skew)
+    draw_weights(network, torch.from_numpy(calibration), seed, workload.even_routing)
     export_onnx(network, folder / "model.onnx")
     np.savez_compressed(folder / "data.npz", calib_image=calibration, test_image=test)
     (folder / "workload.toml").write_text(description(workload), encoding="utf-8")
@@ -86,7 +86,9 @@ def description(workload: BuiltWorkload) -> str:
 def main() -> int:
     """Build what is named, or everything; print where it is."""
     parser = argparse.ArgumentParser(description="Build the workloads that are not bundled.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BUILT_WORKLOADS)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BUILT_WORKLOADS)}; default: all"
+    )
     names = parser.parse_args().names or list(BUILT_WORKLOADS)
     unknown = [name for name in names if name not in BUILT_WORKLOADS]
     try:

@@ -30,9 +30,9 @@ class BuiltWorkload:
         Preset of the accelerator configuration to use by default.
     descriptions : tuple of str
         What each task predicts, a sentence each.
-    routing_skew : float
-        Of a network with mixtures: the experts' shares of the routing decisions on the calibration images go as
-        ``rank ** -skew`` (0 = balanced), each gate with its own order of the experts.
+    even_routing : bool
+        Of a network with mixtures: each image uses every expert about alike. Else the experts share the images' tokens
+        evenly only over all images, as a load-balancing loss in training asks, and an image uses some of them much more.
     seed : int
         Of everything random.
     calibration_images, test_images : int
@@ -43,7 +43,7 @@ class BuiltWorkload:
     network: ViTConfig
     config: str
     descriptions: tuple[str, ...]
-    routing_skew: float = 0.0
+    even_routing: bool = True
     seed: int = 1
     calibration_images: int = 32
     test_images: int = 16
@@ -93,7 +93,7 @@ BUILT_WORKLOADS = {
         BuiltWorkload("deit-tiny", _deit(192, 3), "deit-tiny", _IMAGE_CLASS),
         BuiltWorkload("deit-small", _deit(384, 6), "deit-small", _IMAGE_CLASS),
         BuiltWorkload("m3vit-tiny", M3VIT_TINY, "m3vit-tiny", _SCENE),
-        BuiltWorkload("m3vit-tiny-skewed", M3VIT_TINY, "m3vit-tiny", _SCENE, routing_skew=1.0),
+        BuiltWorkload("m3vit-tiny-skewed", M3VIT_TINY, "m3vit-tiny", _SCENE, even_routing=False),
     )
 }
 """By name."""

@@ -16,9 +16,12 @@ SOURCE = (
     "crops of china.jpg and flower.jpg, the sample photographs of scikit-learn (sklearn.datasets.load_sample_images); "
     "weights are random, so there are no labels: the metric is agreement with the float model"
 )
-LICENCE = "CC-BY 2.0 (china.jpg by danielbuechele, flower.jpg by dany13), as stated by scikit-learn"
+LICENCE = (
+    "CC BY 2.0: china.jpg by danielbuechele (flickr.com/photos/danielbuechele/6061409035), "
+    "flower.jpg from flickr.com/photos/vultilion/6056698931; both distributed with scikit-learn"
+)
 
-_SCALES = (0.35, 1.0)
+_SCALES = (0.6, 1.0)
 _GAMMAS = (0.7, 1.4)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +55,9 @@ def export_onnx(
     }
     if exporter == "dynamo":
         options |= {
-            "dynamic_shapes": {name: {0: torch.export.Dim("N")} if name == "image" else {} for name in inputs},
+            "dynamic_shapes": {
+                name: {0: torch.export.Dim("N")} if name == "image" else {} for name in inputs
+            },
             "external_data": False,
         }
     else:
@@ -61,7 +65,7 @@ def export_onnx(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         written = Path(folder) / "model.onnx"
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
             torch.onnx.export(
                 model,
                 arguments,
@@ -75,6 +79,16 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return proto
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Keep the exporter from listing the optional packages that are not there."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def strip_private(message: Message) -> None:

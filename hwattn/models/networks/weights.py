@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hwattn.models.networks.vit import Attention, Block, Encoder, Gate, MoE
+from hwattn.models.networks.vit import Attention, Block, Encoder, Gate, Mlp, MoE
 
 TAIL_DEGREES = 5
 """Degrees of freedom of Student's t, from which weights are drawn: excess kurtosis 6."""
@@ -41,7 +41,11 @@ HIDDEN = (-0.5, 1.2)
 GATE_DEVIATION = 2.0
 """Standard deviation of a gate's scores over the tokens."""
 
-LOGIT_DEVIATION = 2.5
+LOGIT_DEVIATION = 1.0
+"""Standard deviation of a class's logit over the images (or patches)."""
+
+PROTOTYPE = 0.5
+"""Cosine of a class's weights with the features they are imprinted from."""
 
 _BALANCE_STEPS = 400
 
@@ -83,7 +87,7 @@ class Drawer:
 
 
 @torch.no_grad()
-def draw_weights(network: Encoder, images: Tensor, seed: int, routing_skew: float = 0.0) -> None:
+def draw_weights(network: Encoder, images: Tensor, seed: int, even_routing: bool = True) -> None:
     """Overwrite every parameter of a network.
 
     Parameters
@@ -93,8 +97,9 @@ def draw_weights(network: Encoder, images: Tensor, seed: int, routing_skew: floa
         Calibration images, on which sizes are set.
     seed : int
         Of everything random.
-    routing_skew : float
-        The experts' shares of the routing decisions go as ``rank ** -skew``, in an order that each gate draws.
+    even_routing : bool
+        Gates take no notice of what all tokens of an image have in common, so that each image uses every expert about
+        alike; else an expert gets its share over all images, but hardly any tokens of some.
     """
     draw = Drawer(seed)
     tasks = [torch.tensor(task) for task in range(len(network.config.heads))]
@@ -109,11 +114,9 @@ def draw_weights(network: Encoder, images: Tensor, seed: int, routing_skew: floa
         streams = [x + block.attn(block.norm1(x)) for x in streams]
         normalized = [block.norm2(x) for x in streams]
         if isinstance(block.moe, MoE):
-            _draw_gate(block.moe.gate, normalized, block.moe.top_k, routing_skew, draw)
+            _draw_gate(block.moe.gate, normalized, block.moe.top_k, even_routing, draw)
         _draw_branch(block, normalized, tasks, size, draw)
-        streams = [
-            x + block.branch(y, task) for x, y, task in zip(streams, normalized, tasks, strict=True)
-        ]
+        streams = [x + block.branch(y, task) for x, y, task in zip(streams, normalized, tasks, strict=True)]
     _draw_norm(network.norm, draw)
     for head, layer, x in zip(network.config.heads, network.classifiers(), streams, strict=True):
         features = network.norm(x)
@@ -123,6 +126,7 @@ def draw_weights(network: Encoder, images: Tensor, seed: int, routing_skew: floa
 def _draw_embedding(network: Encoder, images: Tensor, draw: Drawer) -> None:
     """Smooth filters of patches, mostly of brightness, and smooth positions; tokens of unit variance."""
     projection = network.patch_embed.proj
+    assert projection.bias is not None
     dim, channels, height, width = projection.weight.shape
     colour = 1 + 0.4 * draw.normal(dim, channels, 1, 1)
     projection.weight.copy_(colour * draw.waves(dim, height, width)[:, None])
@@ -132,7 +136,7 @@ def _draw_embedding(network: Encoder, images: Tensor, draw: Drawer) -> None:
     projection.weight.div_(made.std())
     projection.bias.copy_(-made.mean(dim=(0, 1)) / made.std() + 0.1 * draw.normal(dim))
     place = draw.waves(dim, *network.config.grid).flatten(1).T
-    network.pos_embed[0, 1:].copy_(0.5 * place + 0.1 * draw.normal(*place.shape))
+    network.pos_embed[0, 1:].copy_(0.5 * place + 0.7 * draw.normal(*place.shape))
     network.pos_embed[0, 0].copy_(0.3 * draw.normal(dim))
     network.cls_token[0, 0].copy_(0.7 * draw.normal(dim))
 
@@ -177,13 +181,11 @@ def _draw_attention(attention: Attention, inputs: list[Tensor], size: float, dra
     _scale(attention.proj, size / float(attention(x).square().mean().sqrt()))
 
 
-def _draw_branch(
-    block: Block, inputs: list[Tensor], tasks: list[Tensor], size: float, draw: Drawer
-) -> None:
+def _draw_branch(block: Block, inputs: list[Tensor], tasks: list[Tensor], size: float, draw: Drawer) -> None:
     """The MLP, or all experts of a mixture, such that the branch has root mean square `size`."""
     layers = [block.mlp] if block.mlp is not None else []
     if block.moe is not None:
-        layers += list(block.moe.experts)
+        layers += [expert for expert in block.moe.experts if isinstance(expert, Mlp)]
     x = torch.cat(inputs)
     for mlp in layers:
         _draw_linear(mlp.fc1, draw)
@@ -196,36 +198,44 @@ def _draw_branch(
         _scale(mlp.fc2, size / reached)
 
 
-def _draw_gate(gate: Gate, inputs: list[Tensor], top_k: int, skew: float, draw: Drawer) -> None:
-    """A gate for each task whose experts get their shares of the tokens.
+def _draw_gate(gate: Gate, inputs: list[Tensor], top_k: int, even: bool, draw: Drawer) -> None:
+    """A gate for each task whose experts get equal shares of all images' tokens; if `even`, of each image's.
 
     The gate has no bias: what makes an expert popular is its weight along the mean token. As in balancing without an
     auxiliary loss (arXiv 2408.15664), it is raised where an expert gets less than its share and lowered where it gets more.
     """
     experts, dim = gate.gate_w.shape[1:]
     for task, x in enumerate(inputs):
-        tokens = x.flatten(0, 1)
-        mean = tokens.mean(dim=0)
+        tokens, mean = x.flatten(0, 1), x.mean(dim=(0, 1))
         direction = mean / mean.square().sum()
         weight = draw.matrix(experts, dim)
-        weight = weight - (weight @ mean)[:, None] * direction
+        ignored = x.mean(dim=1) if even else mean[None]
+        basis = torch.linalg.qr(ignored.T).Q
+        weight = weight - weight @ basis @ basis.T
         weight = weight * (GATE_DEVIATION / (tokens @ weight.T).std(dim=0))[:, None]
-        order = torch.randperm(experts, generator=draw.generator)
-        wanted = (order + 1.0) ** -skew
-        wanted = wanted / wanted.sum()
         raised = torch.zeros(experts)
         scores, along = tokens @ weight.T, (tokens @ direction)[:, None]
         for step in range(_BALANCE_STEPS):
             chosen = (scores + along * raised).topk(top_k, dim=-1).indices
             load = torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
             rate = 0.3 * GATE_DEVIATION * (1 - step / _BALANCE_STEPS)
-            raised += rate * torch.log((wanted + 1e-3) / (load + 1e-3)).clamp(-1, 1)
+            raised -= rate * torch.log(load * experts + 0.02).clamp(-1, 1)
         gate.gate_w[task].copy_(weight + raised[:, None] * direction)
 
 
 def _draw_head(layer: nn.Linear, features: Tensor, draw: Drawer) -> None:
-    """Logits that tell the images apart: no class is favoured on the average image."""
+    """Logits of which one stands out, as a trained head's: classes are imprinted from features (arXiv 1712.07136).
+
+    As many classes as there are features have their weights turned towards one of them, centred; the others' are random.
+    """
+    seen = features.flatten(0, -2)
+    centred = seen - seen.mean(dim=0)
     layer.weight.copy_(draw.matrix(*layer.weight.shape))
-    layer.weight.mul_(LOGIT_DEVIATION / layer(features).std(dim=tuple(range(features.ndim - 1))).mean())
-    mean = features.reshape(-1, features.shape[-1]).mean(dim=0)
-    layer.bias.copy_(0.1 * draw.normal(len(layer.bias)) - layer.weight @ mean)
+    classes = torch.randperm(len(layer.weight), generator=draw.generator)[: len(seen)]
+    examples = torch.randperm(len(seen), generator=draw.generator)[: len(classes)]
+    prototypes = nn.functional.normalize(centred[examples], dim=-1)
+    rows = layer.weight[classes]
+    towards = PROTOTYPE * rows.norm(dim=-1, keepdim=True) * prototypes
+    layer.weight[classes] = math.sqrt(1 - PROTOTYPE**2) * rows + towards
+    layer.weight.mul_(LOGIT_DEVIATION / (centred @ layer.weight.T).std(dim=0).median())
+    layer.bias.copy_(0.1 * draw.normal(len(layer.bias)) - layer.weight @ seen.mean(dim=0))
