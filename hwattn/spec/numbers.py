@@ -7,6 +7,7 @@ that drops bits rounds half up (towards plus infinity), and everything that narr
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -70,6 +71,7 @@ def requantize(accumulator: Int64, multiplier: int | Int64, shift: int | Int64, 
     return saturate(round_shift(product, shift), bits)
 
 
+@lru_cache(maxsize=1 << 16)
 def quantize_multiplier(scale: float) -> tuple[int, int]:
     """Write a positive real factor as ``multiplier / 2**shift``.
 

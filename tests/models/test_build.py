@@ -90,7 +90,9 @@ def built(name: str) -> Any:
 
 
 @pytest.mark.train
-@pytest.mark.parametrize(("name", "dim", "count"), [("deit-tiny", 192, 5_717_416), ("deit-small", 384, 22_050_664)])
+@pytest.mark.parametrize(
+    ("name", "dim", "count"), [("deit-tiny", 192, 5_717_416), ("deit-small", 384, 22_050_664)]
+)
 def test_parameters_are_those_of_timms_deit(name: str, dim: int, count: int) -> None:
     import torch
 
@@ -105,7 +107,12 @@ def test_parameters_are_those_of_timms_deit(name: str, dim: int, count: int) -> 
 
 
 def test_shape_of_m3vit() -> None:
-    assert (M3VIT_TINY.patches + 1, M3VIT_TINY.dim, M3VIT_TINY.num_heads, M3VIT_TINY.depth) == (129, 192, 3, 12)
+    assert (M3VIT_TINY.patches + 1, M3VIT_TINY.dim, M3VIT_TINY.num_heads, M3VIT_TINY.depth) == (
+        129,
+        192,
+        3,
+        12,
+    )
     assert M3VIT_TINY.mixture == MixtureConfig(num_experts=16, top_k=2, hidden=384)
     assert len(M3VIT_TINY.heads) == 2
 
@@ -124,7 +131,9 @@ def test_photographs_are_disjoint_and_seeded() -> None:
 
 def test_what_is_not_built_says_how(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    with pytest.raises(RefusedError, match="deit-tiny has not been built on this machine.*run `make workloads`"):
+    with pytest.raises(
+        RefusedError, match="deit-tiny has not been built on this machine.*run `make workloads`"
+    ):
         find_workload("deit-tiny")
     assert main(["import", "m3vit-tiny"]) == 2
     assert "python -m hwattn.models.build m3vit-tiny" in capsys.readouterr().err

@@ -158,7 +158,9 @@ def test_exporters_reproduce_the_model(exporter: str, opset: int, tmp_path, mode
 
 def test_unknown_workload() -> None:
     assert bundled_workloads() == ("digits",)
-    with pytest.raises(RefusedError, match="no workload is called 'digit'; expected one of digits, deit-tiny"):
+    with pytest.raises(
+        RefusedError, match="no workload is called 'digit'; expected one of digits, deit-tiny"
+    ):
         find_workload("digit")
 
 
