@@ -11,11 +11,12 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 YOSYS := $(VENV)/.yosys-compiled
 
-.PHONY: help demo test lint format clean system
+.PHONY: help demo workloads test lint format clean system
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     the bundled model from ONNX to a bitstream, proven bit for bit on the way"
+	@echo "make workloads DeiT-Tiny, DeiT-Small and M3ViT-Tiny, built once into the user's cache folder"
 	@echo "make test     lint, types, import rules, and all tests with coverage (JOBS=$(JOBS) at a time)"
 	@echo "make lint     only lint, types and import rules"
 	@echo "make format   format the code"
@@ -24,6 +25,9 @@ help:
 
 demo: $(RUN) $(YOSYS)
 	$(BIN)/python -m hwattn.cli.demo
+
+workloads: $(DEV)
+	$(BIN)/python -m hwattn.models.build
 
 test: lint $(YOSYS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term

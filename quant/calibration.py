@@ -16,7 +16,10 @@ SAMPLE_ROWS = 4096
 """Tokens kept of each tensor and task."""
 
 CHUNK_IMAGES = 16
-"""Images evaluated at once."""
+"""Images evaluated at once, at most."""
+
+CHUNK_PIXELS = 1 << 19
+"""Numbers of the images evaluated at once (one image in any case): what bounds memory and keeps tensors near the caches."""
 
 WHOLE_IMAGES = 4
 """Images of which queries, keys and values are kept whole."""
@@ -76,6 +79,12 @@ class Statistics:
         return self.rows(node.inputs[0])
 
 
+def chunks(images: Float) -> list[Float]:
+    """Cut images into the parts that are evaluated at once."""
+    count = max(1, min(CHUNK_IMAGES, CHUNK_PIXELS // max(1, images[0].size)))
+    return [images[start : start + count] for start in range(0, len(images), count)]
+
+
 def task_nodes(graph: Graph, task: int) -> list[Node]:
     """Nodes that the outputs of `task` depend on, in order."""
     needed = {output.tensor for output in graph.outputs if output.task in (None, task)}
@@ -113,8 +122,7 @@ def collect(graph: Graph, images: Float) -> Statistics:
     for task in range(graph.tasks):
         rng = np.random.default_rng(_SEED)
         parts: dict[str, list[Float]] = {node.name: [] for node in task_nodes(graph, task)}
-        for start in range(0, len(images), CHUNK_IMAGES):
-            chunk = images[start : start + CHUNK_IMAGES]
+        for chunk in chunks(images):
             budget = -(-SAMPLE_ROWS * len(chunk) // len(images))
             with np.errstate(invalid="ignore", over="ignore"):  # reported below
                 values = evaluate(graph, chunk, task)
@@ -123,7 +131,8 @@ def collect(graph: Graph, images: Float) -> Statistics:
                 peaks[name] = max(peaks[name], float(np.abs(value).max()))
                 kept.append(_subset(value, budget, rng))
                 if name in operands:
-                    whole.setdefault(name, values[name][:WHOLE_IMAGES])
+                    held = whole.get(name, values[name][:0])
+                    whole[name] = np.concatenate([held, values[name][: WHOLE_IMAGES - len(held)]])
         for name, kept in parts.items():
             samples[name].append(np.concatenate(kept))
     bad = [name for name, peak in peaks.items() if not np.isfinite(peak)]
@@ -208,5 +217,9 @@ def image_scale(images: Float) -> float:
 
 def fake(values: Float, scale: float | NDArray[np.float64], limit: int = _INT8_MAX) -> Float:
     """Round to multiples of `scale`, at most `limit` of them, and return real values (float32)."""
-    rounded = np.clip(np.floor(values / np.float32(scale) + np.float32(0.5)), -limit, limit)
-    return np.asarray(rounded * np.float32(scale), np.float32)
+    rounded = np.asarray(values / np.float32(scale), np.float32)
+    rounded += np.float32(0.5)
+    np.floor(rounded, out=rounded)
+    np.clip(rounded, -limit, limit, out=rounded)
+    rounded *= np.float32(scale)
+    return rounded

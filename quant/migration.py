@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +167,7 @@ def _factors(seen: list[tuple[Float, list[Float]]]) -> NDArray[np.float32]:
     """Factor of each channel, by which the tensor is divided and the weights are multiplied."""
     reach = np.max([np.abs(rows).max(axis=0) for rows, _ in seen], axis=0)
     steep = np.max([np.abs(weight).max(axis=0) for _, weights in seen for weight in weights], axis=0)
-    parts = [(rows[:: max(1, len(rows) // _ROWS)], weights) for rows, weights in seen]
+    parts = [_Product.of(rows[:: max(1, len(rows) // _ROWS)], weights) for rows, weights in seen]
     choices = [
         np.ones(len(reach), np.float32),
         *_strengths(np.maximum(reach, 1e-6), np.maximum(steep, 1e-6)),
@@ -174,18 +175,33 @@ def _factors(seen: list[tuple[Float, list[Float]]]) -> NDArray[np.float32]:
     return min(choices, key=lambda factors: _error(parts, factors))
 
 
-def _error(seen: list[tuple[Float, list[Float]]], factors: NDArray[np.float32]) -> float:
+@dataclass(frozen=True)
+class _Product:
+    """Rows, the weights that multiply them, and for each of these the exact product and its power."""
+
+    rows: Float
+    weights: list[Float]
+    exact: list[Float]
+    power: list[float]
+
+    @classmethod
+    def of(cls, rows: Float, weights: list[Float]) -> _Product:
+        """The products of `rows` with each of `weights`."""
+        exact = [rows @ weight.T for weight in weights]
+        return cls(rows, weights, exact, [max(float(np.square(made).sum()), 1e-30) for made in exact])
+
+
+def _error(seen: list[_Product], factors: NDArray[np.float32]) -> float:
     """Sum of the relative squared errors of all products with rounded rows and weights."""
-    scale = choose_shared_scale([(rows / factors, None) for rows, _ in seen])
+    scale = choose_shared_scale([(product.rows / factors, None) for product in seen])
     total = 0.0
-    for rows, weights in seen:
-        rounded = fake(rows / factors, scale)
-        for weight in weights:
+    for product in seen:
+        rounded = fake(product.rows / factors, scale)
+        for weight, exact, power in zip(product.weights, product.exact, product.power, strict=True):
             moved = weight * factors
             peaks = np.maximum(np.abs(moved).max(axis=1, keepdims=True), 1e-12) / 127
-            exact = rows @ weight.T
             made = rounded @ (np.rint(moved / peaks) * peaks).T
-            total += float(np.square(made - exact).sum() / max(float(np.square(exact).sum()), 1e-30))
+            total += float(np.square(made - exact).sum() / power)
     return total
 
 

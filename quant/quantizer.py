@@ -152,21 +152,21 @@ def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]
 def _expert_peak(node: MixtureOfExperts, statistics: Statistics) -> float:
     """Largest magnitude of an expert's result before the gate weighs it."""
     peak = 0.0
-    for index, expert in enumerate(node.experts):
-        rows = _expert_rows(node, index, statistics)
+    for expert, rows in zip(node.experts, _expert_rows(node, statistics), strict=True):
         made = linear(expert_hidden(expert, node.activation, rows), expert.fc2_weight, expert.fc2_bias)
         peak = max(peak, float(np.abs(made).max()))
     return peak
 
 
-def _expert_rows(node: MixtureOfExperts, index: int, statistics: Statistics) -> Float:
-    """Sampled tokens that are routed to an expert; all tokens where those are too few to calibrate with."""
-    chosen = [
-        rows[(route(node, rows[None], task)[0][0] == index).any(axis=-1)]
-        for task, rows in enumerate(statistics.samples[node.inputs[0]])
-    ]
-    routed = np.concatenate(chosen)
-    return routed if len(routed) >= _EXPERT_ROWS_MIN else statistics.rows(node.inputs[0])
+def _expert_rows(node: MixtureOfExperts, statistics: Statistics) -> list[Float]:
+    """For each expert the sampled tokens routed to it; all tokens where those are too few to calibrate with."""
+    name = node.inputs[0]
+    tokens = statistics.rows(name)
+    chosen = np.concatenate(
+        [route(node, rows[None], task)[0][0] for task, rows in enumerate(statistics.samples[name])]
+    )
+    routed = [tokens[(chosen == index).any(axis=-1)] for index in range(len(node.experts))]
+    return [rows if len(rows) >= _EXPERT_ROWS_MIN else tokens for rows in routed]
 
 
 class _Quantizer:
@@ -248,7 +248,7 @@ class _Quantizer:
 
     def _mixture(self, node: MixtureOfExperts) -> QuantizedMixture:
         input_scale = self._input_scale(node)
-        rows = [_expert_rows(node, index, self.statistics) for index in range(len(node.experts))]
+        rows = _expert_rows(node, self.statistics)
         hidden = [
             expert_hidden(expert, node.activation, seen)
             for expert, seen in zip(node.experts, rows, strict=True)

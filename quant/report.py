@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwattn.quant.calibration import CHUNK_IMAGES, task_nodes
+from hwattn.quant.calibration import chunks, task_nodes
 from hwattn.quant.reference import evaluate
 from hwattn.quant.simulate import simulate
 from hwattn.spec.graph import Float, Graph
@@ -45,8 +45,7 @@ def measure(graph: Graph, model: QuantizedModel, images: Float) -> tuple[LayerRe
     noise = dict.fromkeys(graph.by_name, 0.0)
     for task in range(graph.tasks):
         names = [node.name for node in task_nodes(graph, task)]
-        for start in range(0, len(images), CHUNK_IMAGES):
-            chunk = images[start : start + CHUNK_IMAGES]
+        for chunk in chunks(images):
             exact, rounded = evaluate(graph, chunk, task), simulate(model, chunk, task).tensors
             for name in names:
                 signal[name] += float(np.square(exact[name], dtype=np.float64).sum())

@@ -38,6 +38,8 @@ GATE_FRACTION = 15
 """Fraction bits of a token's gate weight."""
 
 _NORMALIZED_BITS = 18
+_EXACT_FLOAT32 = 1 << 24
+"""Up to here every integer is a float32, and so is every partial sum of a product bounded by it."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,15 @@ def probabilities(y: Int64) -> Int64:
 
 def _product(left: Int64, right: Int64) -> Int64:
     """Product of left and the transpose of right over the last axes; exact while the sums stay below 2**53."""
-    other = np.asarray(right, np.float64)
-    made = np.asarray(left, np.float64) @ (other.swapaxes(-1, -2) if other.ndim > 1 else other)
+    bound = left.shape[-1] * _peak(left) * _peak(right)
+    kind = np.float32 if bound <= _EXACT_FLOAT32 else np.float64
+    other = np.asarray(right, kind)
+    made = np.asarray(left, kind) @ (other.swapaxes(-1, -2) if other.ndim > 1 else other)
     return made.astype(np.int64)
+
+
+def _peak(values: Int64) -> int:
+    return max(int(values.max(initial=0)), -int(values.min(initial=0)))
 
 
 def _multipliers(factors: NDArray[np.float64]) -> tuple[Int64, Int64]:

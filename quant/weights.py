@@ -15,6 +15,8 @@ BIAS_LIMIT = 1 << 30
 _LIMIT = 127
 _RANGES = np.linspace(1.0, 0.6, 21)
 _DAMPING = 0.01
+_BLOCK = 128
+"""Columns whose errors are spread over the columns behind them at once, by one matrix product."""
 
 
 def quantize_matrix(weight: Float, bias: Float, input_scale: float, inputs: Float) -> QuantizedMatrix:
@@ -45,7 +47,7 @@ def round_weights(weight: Float, inputs: Float, floor: Float64) -> tuple[Int8, F
     """Round a matrix to int8 per row with the least error of ``weight @ (x - mean x)`` over `inputs`.
 
     Column after column, in descending input variance, the rounding error of a column is spread over the
-    columns not yet rounded (GPTQ, arXiv 2210.17323, algorithm 1).
+    columns not yet rounded (GPTQ, arXiv 2210.17323, algorithm 1, with its blocks of columns).
 
     Parameters
     ----------
@@ -68,15 +70,21 @@ def round_weights(weight: Float, inputs: Float, floor: Float64) -> tuple[Int8, F
     order = np.argsort(-variance, kind="stable")
     damped = covariance[np.ix_(order, order)] + _DAMPING * power * np.eye(len(order))
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T
-    rest = exact[:, order]
+    # columns are rows here: what belongs together lies together
+    rest = np.ascontiguousarray(exact[:, order].T)
     integers = np.zeros(rest.shape, np.int8)
-    for column in range(rest.shape[1]):
-        rounded = np.clip(np.rint(rest[:, column] / scale), -_LIMIT, _LIMIT)
-        integers[:, column] = rounded
-        error = (rest[:, column] - rounded * scale) / factor[column, column]
-        rest[:, column + 1 :] -= error[:, None] * factor[column, column + 1 :]
-    back = np.empty_like(integers)
-    back[:, order] = integers
+    for start in range(0, len(rest), _BLOCK):
+        stop = min(start + _BLOCK, len(rest))
+        errors = np.empty((stop - start, len(exact)))
+        for column in range(start, stop):
+            rounded = np.clip(np.rint(rest[column] / scale), -_LIMIT, _LIMIT)
+            integers[column] = rounded
+            error = (rest[column] - rounded * scale) / factor[column, column]
+            rest[column + 1 : stop] -= factor[column, column + 1 : stop, None] * error
+            errors[column - start] = error
+        rest[stop:] -= factor[start:stop, stop:].T @ errors
+    back = np.empty(exact.shape, np.int8)
+    back[:, order] = integers.T
     return back, scale
 
 

@@ -24,7 +24,7 @@ import importlib, pkgutil, sys
 for name in ("torch", "sklearn", "onnxscript"):
     sys.modules[name] = None  # an import of it fails
 import hwattn
-training = ("hwattn.models.digits.",)
+training = ("hwattn.models.digits.", "hwattn.models.networks.")
 names = [module.name for module in pkgutil.walk_packages(hwattn.__path__, "hwattn.")]
 for name in names:
     if not name.startswith(training):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import hwattn.quant
 import hwattn.spec
 from hwattn.cli.arguments import check_images, load_arrays
-from hwattn.models import Workload, bundled_workloads, find_workload
+from hwattn.models import Workload, built_workloads, bundled_workloads, find_workload
 from hwattn.quant.importer import graph_of
 from hwattn.quant.quantizer import quantize
 from hwattn.spec.cache import cache_folder, digest, made_once
@@ -171,8 +171,8 @@ def _quantize(source: FloatModel, arrays: dict[str, NDArray[Any]]) -> QuantizedM
 
 
 def _workload_of(onnx_digest: str) -> Workload | None:
-    """The bundled workload whose model has this digest."""
-    for name in bundled_workloads():
+    """The workload whose model has this digest."""
+    for name in (*bundled_workloads(), *built_workloads()):
         workload = find_workload(name)
         if workload.model.is_file() and file_digest(workload.model) == onnx_digest:
             return workload

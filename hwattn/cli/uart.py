@@ -16,6 +16,7 @@ from hwattn.sim.cosim.session import TOP, machine_verilog
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
+from hwattn.spec.registers import Region
 
 
 def drive_over_pins(
@@ -57,7 +58,7 @@ def drive_over_pins(
             program=str(folder / "program.hwp"),
             images=str(folder / "images.npy"),
             tasks=list(tasks),
-            load=preloaded,
+            load=list(Region) if preloaded else [],
             stepped=0,
             whole=0,
             readback=0,

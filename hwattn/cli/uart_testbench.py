@@ -88,8 +88,8 @@ async def driver_over_pins(dut: HierarchyObject) -> None:
     pins = SimulatedPins(dut, DIVISOR)
     bus = HostBus(dut)
     await bus.begin()
-    if job.load:
-        for block in program_blocks(program):
+    for block in program_blocks(program):
+        if block.region in job.load:
             await bus.write_units(block.region, block.first, (int(unit) for unit in block.units))
     cocotb.start_soon(pins.listen())
 

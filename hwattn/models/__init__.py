@@ -1,4 +1,4 @@
-"""The bundled workloads: a trained model, its data, and how to judge it. NumPy only; no torch."""
+"""The workloads, bundled or built: a model, its data, and how to judge it. NumPy only; no torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.models.catalogue import BUILT_WORKLOADS
 from hwattn.spec.errors import RefusedError
 
 __all__ = [
     "DEFAULT_WORKLOAD",
     "Task",
     "Workload",
+    "built_workloads",
     "bundled_workloads",
     "find_workload",
     "read_workload",
@@ -34,11 +36,12 @@ class Task:
     name : str
         Name of the ONNX output that answers it; its labels are ``label_<name>``.
     metric : str
-        ``"accuracy"``: how often the largest logit (last axis) is the label's, over all leading axes.
+        How often the largest logit (last axis), over all leading axes, is the label's (``"accuracy"``), or that of the
+        float model where there are no labels (``"agreement"``).
     classes : tuple of str
         Names of the classes, in the order of the logits.
     float_metric : float
-        The metric of the float ONNX model under onnxruntime on all test images, 0..1.
+        The metric of the float ONNX model under onnxruntime on all test images, 0..1; 1 for agreement.
     description : str
         What is predicted, in one sentence.
     """
@@ -108,27 +111,40 @@ def bundled_workloads() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _FOLDER.glob("*/workload.toml")))
 
 
+def built_workloads() -> tuple[str, ...]:
+    """Names of the workloads that have been built on this machine, sorted."""
+    return tuple(sorted(name for name, workload in BUILT_WORKLOADS.items() if workload.folder.is_dir()))
+
+
 def find_workload(name: str) -> Workload:
-    """Find a bundled workload.
+    """Find a workload, bundled or built.
 
     Parameters
     ----------
     name : str
-        Such as ``"digits"``.
+        Such as ``"digits"`` or ``"deit-tiny"``.
 
     Raises
     ------
     RefusedError
-        There is no workload of that name.
+        There is no workload of that name, or it has not been built yet.
     """
-    names = bundled_workloads()
-    if name not in names:
+    if name in bundled_workloads():
+        return read_workload(_FOLDER / name)
+    if name not in BUILT_WORKLOADS:
         raise RefusedError(
             found=f"no workload is called {name!r}",
-            expected="one of " + ", ".join(names),
+            expected="one of " + ", ".join((*bundled_workloads(), *BUILT_WORKLOADS)),
             remedy="name one of these, or give the path of an .onnx or .hwq file",
         )
-    return read_workload(_FOLDER / name)
+    folder = BUILT_WORKLOADS[name].folder
+    if not folder.is_dir():
+        raise RefusedError(
+            found=f"the workload {name} has not been built on this machine",
+            expected="its model and images in the user's cache folder",
+            remedy=f"run `make workloads` (or `python -m hwattn.models.build {name}`, which needs torch)",
+        )
+    return read_workload(folder)
 
 
 def read_workload(folder: Path) -> Workload:

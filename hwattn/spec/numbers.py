@@ -7,6 +7,7 @@ that drops bits rounds half up (towards plus infinity), and everything that narr
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -38,14 +39,15 @@ def round_shift(value: Int64, shift: int | Int64) -> Int64:
     """
     value = np.asarray(value, np.int64)
     shift = np.asarray(shift, np.int64)
-    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    half = (np.int64(1) << shift) >> 1
     return np.asarray((value + half) >> shift, np.int64)
 
 
 def saturate(value: Int64, bits: int) -> Int64:
     """Clip to a signed integer of `bits` bits."""
     limit = 1 << (bits - 1)
-    return np.clip(np.asarray(value, np.int64), -limit, limit - 1)
+    clipped: Int64 = np.minimum(np.maximum(np.asarray(value, np.int64), -limit), limit - 1)
+    return clipped
 
 
 def requantize(accumulator: Int64, multiplier: int | Int64, shift: int | Int64, bits: int) -> Int64:
@@ -69,6 +71,7 @@ def requantize(accumulator: Int64, multiplier: int | Int64, shift: int | Int64, 
     return saturate(round_shift(product, shift), bits)
 
 
+@lru_cache(maxsize=1 << 16)
 def quantize_multiplier(scale: float) -> tuple[int, int]:
     """Write a positive real factor as ``multiplier / 2**shift``.
 
@@ -106,13 +109,10 @@ def quantize_multiplier(scale: float) -> tuple[int, int]:
 def bit_length(value: Int64) -> Int64:
     """Number of bits of a non-negative integer below 2**62, elementwise (0 for 0)."""
     value = np.asarray(value, np.int64)
-    length = np.zeros_like(value)
-    rest = value.copy()
-    for step in (32, 16, 8, 4, 2, 1):
-        big = rest >> step > 0
-        length += np.where(big, step, 0)
-        rest = np.where(big, rest >> step, rest)
-    return length + (rest > 0)
+    # the exponent of the nearest float64, which is one too large where rounding reached the next power of two
+    length = np.frexp(value)[1].astype(np.int64)
+    exact: Int64 = length - ((value >> np.maximum(length - 1, 0)) < (value > 0))
+    return exact
 
 
 def signed_digits(value: Int64) -> tuple[Int64, Int64]:

@@ -34,8 +34,8 @@ class Job:
         Path of an ``.npy`` file, float32 (images, channels, height, width).
     tasks : list of int
         Tasks to run on every image.
-    load : bool
-        Load the program over the host's bus; else the machine was built with it.
+    load : list of int
+        Regions of the program that are loaded over the host's bus; the machine holds the others from the start.
     stepped : int
         For so many images of each task, compare after every instruction in single-step mode; all images are compared running free.
     whole : int
@@ -52,7 +52,7 @@ class Job:
     program: str
     images: str
     tasks: list[int]
-    load: bool
+    load: list[int]
     stepped: int
     whole: int
     readback: int

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim import runner
+from hwattn.sim.cosim.contents import LOADED, loadable, write_contents
 from hwattn.sim.cosim.job import JOB_VARIABLE, Fault, Findings, Job
 from hwattn.sim.cosim.runner import Simulator
 from hwattn.sim.cosim.system import system_verilog
@@ -22,6 +23,7 @@ from hwattn.spec.errors import FailedError
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
+from hwattn.spec.registers import Region
 
 TOP = "hwattn"
 """Name of the top module in Verilog: the system of a board without a processor, whose bus the testbench uses."""
@@ -95,6 +97,7 @@ def simulate(
     waves: Path | None = None,
     memory: ExternalMemory | None = None,
     fault: Fault | None = None,
+    over_bus: bool = False,
 ) -> CosimResult:
     """Run a program on images in RTL under cocotb, comparing with the integer model.
 
@@ -105,8 +108,8 @@ def simulate(
     tasks : sequence of int
         Every task runs on every image.
     simulator : {"verilator", "icarus"}
-        On Verilator the program is loaded over the host's bus into a machine that is built once per configuration; on Icarus, which is
-        slow to run and quick to build, it is part of the build.
+        On Verilator the machine is built once per configuration, and its memories read the program from files; on Icarus, which is slow
+        to run and quick to build, it is part of the build.
     multiplier_style : MultiplierStyle
         How the machine multiplies.
     stepped : int, optional
@@ -120,6 +123,8 @@ def simulate(
         How fast external memory is, of machines that have such a port.
     fault : Fault, optional
         What goes wrong there.
+    over_bus : bool
+        Load the program over the host's bus, as a host would (on Verilator).
 
     Returns
     -------
@@ -131,8 +136,10 @@ def simulate(
     FailedError
         The machine hung; the message names the instruction and unit that stalled.
     """
-    load = simulator == "verilator"
-    verilog = machine_verilog(program.config, None if load else program, multiplier_style)
+    verilog = machine_verilog(program.config, program if simulator == "icarus" else None, multiplier_style)
+    if simulator == "verilator":
+        verilog = loadable(verilog)
+    from_files = simulator == "verilator" and not over_bus
     built = runner.build(verilog, TOP, simulator, waves=waves is not None)
     if waves is not None:
         waves.mkdir(parents=True, exist_ok=True)
@@ -143,7 +150,9 @@ def simulate(
             program=str(folder / "program.hwp"),
             images=str(folder / "images.npy"),
             tasks=list(tasks),
-            load=load,
+            load=[]
+            if simulator == "icarus"
+            else [region for region in Region if not (from_files and region in LOADED)],
             stepped=len(images) if stepped is None else stepped,
             whole=whole,
             readback=readback,
@@ -152,9 +161,7 @@ def simulate(
             result=str(folder / "findings.json"),
         )
         save_program(program, Path(job.program))
-        external = folder / "external.hex"
-        if program.config.external_words:
-            external.write_text(_hex_words(program))
+        plusargs = write_contents(program, folder) if from_files or program.config.external_words else []
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
         job.save(folder / "job.json")
         outcome = runner.run(
@@ -163,7 +170,7 @@ def simulate(
             waves if waves is not None else folder / "run",
             environment={JOB_VARIABLE: str(folder / "job.json")},
             waves=waves is not None,
-            plusargs=[f"+external={external}"] if program.config.external_words else [],
+            plusargs=plusargs,
         )
         findings = Findings.load_file(Path(job.result))
     if findings.hung:
@@ -173,11 +180,3 @@ def simulate(
             "report it with the model and configuration; --waves DIR shows the signals",
         )
     return CosimResult(findings, outcome.waveform)
-
-
-def _hex_words(program: Program) -> str:
-    """Contents of external memory as $readmemh reads them: a word to a line, the last lane first."""
-    flipped = np.ascontiguousarray(program.weights[:, ::-1]).tobytes().hex()
-    digits = 2 * program.config.lanes
-    lines = [flipped[start : start + digits] for start in range(0, len(flipped), digits)]
-    return "\n".join([*lines, ""])

@@ -70,11 +70,13 @@ class Testbench:
         await bus.begin()
         if self.program.config.external_words:
             self.start_memory()
+            # well before the testbench's own patience ends
+            await bus.set_register(Register.BUS_TIMEOUT, STEP_LIMIT // 4)
         await self._expect(Register.IDENTIFICATION, IDENTIFICATION)
         await self._expect(Register.VERSION, VERSION)
         await self._expect(Register.CONFIG_HASH, self.program.config.hash)
-        if self.job.load:
-            for block in program_blocks(self.program):
+        for block in program_blocks(self.program):
+            if block.region in self.job.load:
                 await self._write(block)
         await self._expect(Register.PROGRAM_HASH, self.program.hash)
         for task in self.job.tasks:

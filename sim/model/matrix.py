@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,14 @@ def product_bound(length: int, *operands: NDArray[Any]) -> int:
     """Return the largest magnitude that a dot product of `length` elements of the operands' 8-bit types can reach."""
     bound = length
     for operand in operands:
-        limits = np.iinfo(operand.dtype)
-        bound *= max(-int(limits.min), int(limits.max))
+        bound *= _magnitude(operand.dtype)
     return bound
+
+
+@cache
+def _magnitude(dtype: np.dtype[Any]) -> int:
+    limits = np.iinfo(dtype)
+    return max(-int(limits.min), int(limits.max))
 
 
 def exact_type(bound: int) -> type[np.floating[Any]]:

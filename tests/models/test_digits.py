@@ -135,11 +135,12 @@ def test_gates_of_the_tasks_differ_and_use_every_expert(model: onnx.ModelProto) 
 @pytest.mark.parametrize(("exporter", "opset"), [("dynamo", 20), ("torchscript", 14)])
 def test_exporters_reproduce_the_model(exporter: str, opset: int, tmp_path, model: onnx.ModelProto) -> None:
     torch = pytest.importorskip("torch")
-    from hwattn.models.digits.export import export_onnx
-    from hwattn.models.digits.vit import MultiTaskViT
+    from hwattn.models.digits.network import DIGITS
+    from hwattn.models.networks.export import export_onnx
+    from hwattn.models.networks.vit import MultiTaskViT
 
     torch.manual_seed(3)
-    network = MultiTaskViT()
+    network = MultiTaskViT(DIGITS)
     exported = export_onnx(network, tmp_path / "model.onnx", exporter, opset)
     assert exported.opset_import[0].version == opset
     assert not any(node.metadata_props or node.doc_string for node in exported.graph.node)
@@ -157,7 +158,9 @@ def test_exporters_reproduce_the_model(exporter: str, opset: int, tmp_path, mode
 
 def test_unknown_workload() -> None:
     assert bundled_workloads() == ("digits",)
-    with pytest.raises(RefusedError, match="no workload is called 'digit'; expected one of digits"):
+    with pytest.raises(
+        RefusedError, match="no workload is called 'digit'; expected one of digits, deit-tiny"
+    ):
         find_workload("digit")
 
 

@@ -208,10 +208,11 @@ def test_refused(model, op, reason, remedy, tmp_path):
 
 def bundled_in_torch():
     """The bundled model in torch again, its weights taken from the imported graph."""
-    from hwattn.models.digits.vit import MultiTaskViT
+    from hwattn.models.digits.network import DIGITS
+    from hwattn.models.networks.vit import MultiTaskViT
 
     graph = import_onnx(find_workload("digits").model).graph
-    network = MultiTaskViT().eval()
+    network = MultiTaskViT(DIGITS).eval()
     weights = {"patch_embed.proj.weight": graph.by_name["patch_embed"].weight}
     init = graph.by_name["patch_embed"].init
     weights |= {
@@ -241,7 +242,7 @@ def bundled_in_torch():
 
 @pytest.mark.parametrize(("exporter", "opset"), [("torchscript", 14), ("dynamo", 18)])
 def test_bundled_model_exported_again(exporter, opset, tmp_path):
-    from hwattn.models.digits.export import export_onnx
+    from hwattn.models.networks.export import export_onnx
 
     workload = find_workload("digits")
     proto = export_onnx(bundled_in_torch(), tmp_path / "m.onnx", exporter, opset)

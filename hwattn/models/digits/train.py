@@ -27,8 +27,9 @@ from hwattn.models.digits.data import (
     normalize,
     stroke_labels,
 )
-from hwattn.models.digits.export import export_onnx
-from hwattn.models.digits.vit import Gate, MultiTaskViT
+from hwattn.models.digits.network import DIGITS, MIXTURE
+from hwattn.models.networks.export import export_onnx
+from hwattn.models.networks.vit import Gate, MultiTaskViT
 
 FOLDER = Path(__file__).parent
 
@@ -174,9 +175,9 @@ def train(split: Split, recipe: Recipe) -> MultiTaskViT:
     """Train on `split` and return the moving average of the weights."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    model = MultiTaskViT()
+    model = MultiTaskViT(DIGITS)
     average = copy.deepcopy(model).eval()
-    monitor = GateMonitor(recipe, model.config.top_k)
+    monitor = GateMonitor(recipe, MIXTURE.top_k)
     monitor.attach(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
     pixels = torch.from_numpy(split.pixels.astype(np.float32))
@@ -233,7 +234,7 @@ def write_data(path: Path, train_split: Split, test_split: Split) -> None:
 
 def report(model: MultiTaskViT, split: Split) -> None:
     """Print accuracy of both tasks on `split`, and how often and how clearly each gate picks each expert."""
-    image, top_k = torch.from_numpy(normalize(split.pixels)), model.config.top_k
+    image, top_k = torch.from_numpy(normalize(split.pixels)), MIXTURE.top_k
     labels = (split.digit, stroke_labels(split.pixels))
     scores: list[Tensor] = []
     hooks = [

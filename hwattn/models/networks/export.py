@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +15,24 @@ import onnx
 import torch
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
-from hwattn.models.digits.vit import MultiTaskViT
+from hwattn.models.networks.vit import Encoder
 
 Exporter = Literal["dynamo", "torchscript"]
 DEFAULT_OPSET = {"dynamo": 20, "torchscript": 14}
-INPUT_NAMES = ["image", "task"]
-OUTPUT_NAMES = ["digit", "stroke"]
 
 
 def export_onnx(
-    model: MultiTaskViT,
+    model: Encoder,
     path: Path,
     exporter: Exporter = "dynamo",
     opset: int | None = None,
 ) -> onnx.ModelProto:
-    """Write `model` as ONNX: inputs ``image`` (N, 1, 8, 8) and ``task``, outputs ``digit`` and ``stroke``.
+    """Write `model` as ONNX: inputs ``image`` (N, channels, height, width) and, with several tasks, ``task``.
 
     Parameters
     ----------
-    model : MultiTaskViT
-        The trained model; it is left in evaluation mode.
+    model : Encoder
+        The model; it is left in evaluation mode. Its `input_names` and `output_names` become the ONNX ones.
     path : Path
         The file to write.
     exporter : {"dynamo", "torchscript"}
@@ -47,29 +47,31 @@ def export_onnx(
         What was written; it passed the ONNX checker with shape inference.
     """
     model.eval()
-    size = model.config.image_size
-    arguments = (torch.zeros(2, 1, size, size), torch.tensor(0, dtype=torch.int64))
+    inputs, outputs = model.input_names, model.output_names
+    arguments = (torch.zeros(2, *model.config.image_shape), torch.tensor(0, dtype=torch.int64))[: len(inputs)]
     options: dict[str, Any] = {
         "dynamo": exporter == "dynamo",
         "opset_version": opset or DEFAULT_OPSET[exporter],
     }
     if exporter == "dynamo":
         options |= {
-            "dynamic_shapes": {"image": {0: torch.export.Dim("N")}, "task": {}},
+            "dynamic_shapes": {
+                name: {0: torch.export.Dim("N")} if name == "image" else {} for name in inputs
+            },
             "external_data": False,
         }
     else:
-        options |= {"dynamic_axes": {"image": {0: "N"}, "digit": {0: "N"}, "stroke": {0: "N"}}}
+        options |= {"dynamic_axes": {name: {0: "N"} for name in ("image", *outputs)}}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         written = Path(folder) / "model.onnx"
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
             torch.onnx.export(
                 model,
                 arguments,
                 str(written),
-                input_names=INPUT_NAMES,
-                output_names=OUTPUT_NAMES,
+                input_names=list(inputs),
+                output_names=list(outputs),
                 **options,
             )
         proto = onnx.load(written)
@@ -77,6 +79,16 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return proto
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Keep the exporter from listing the optional packages that are not there."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def strip_private(message: Message) -> None:
