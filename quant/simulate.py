@@ -217,9 +217,9 @@ def _product(left: Int64, right: Int64) -> Int64:
     """Product of left and the transpose of right over the last axes; exact while the sums stay below 2**53."""
     bound = left.shape[-1] * _peak(left) * _peak(right)
     kind = np.float32 if bound <= _EXACT_FLOAT32 else np.float64
-    other = np.asarray(right, kind)
-    made = np.asarray(left, kind) @ (other.swapaxes(-1, -2) if other.ndim > 1 else other)
-    return made.astype(np.int64)
+    other = right.astype(kind)
+    made = np.matmul(left.astype(kind), other.swapaxes(-1, -2) if other.ndim > 1 else other)
+    return np.asarray(made, np.int64)
 
 
 def _peak(values: Int64) -> int:

@@ -37,7 +37,7 @@ def loadable(verilog: str) -> str:
     def extend(module: re.Match[str]) -> str:
         names = "|".join(_PLACES.get(module["unit"], ("(?!)",)))
         memories = re.findall(
-            rf"^  reg \[\d+:0\] (\\?(?:{names}) ?)\[\d+:0\];$", module["head"], re.MULTILINE
+            rf"^  reg \[\d+:0\] (\\?(?:{names}) *)\[\d+:0\];$", module["head"], re.MULTILINE
         )
         blocks = "".join(
             f'  initial if ($value$plusargs("{module["unit"]}_{memory.strip(chr(92) + " ")}=%s", hwattn_path)) '

@@ -13,6 +13,7 @@ from random_models import vit
 
 from hwattn.compiler import compile_model
 from hwattn.rtl.multipliers import MultiplierStyle
+from hwattn.rtl.queue import machine_queues
 from hwattn.sim.cosim import session
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
@@ -95,14 +96,14 @@ def assert_exact(
         macs = program.macs[run.task] / program.config.multipliers
         busy = counters[Register.BUSY + Queue.MATRIX]
         assert macs <= counters[Register.MATRIX_ACTIVE] <= busy <= run.cycles
-        for queue in Queue:
+        for queue in machine_queues(program.config):
             assert 0 < counters[Register.BUSY + queue] <= run.cycles - counters[Register.WAITING + queue]
     assert result.findings.simulated_cycles > sum(run.cycles for run in result.findings.runs)
 
 
 def test_every_instruction_of_both_tasks() -> None:
     program, images = tiny(2)
-    assert_exact(program, images, simulate(program, images, [0, 1]))
+    assert_exact(program, images, simulate(program, images, [0, 1], over_bus=True))
 
 
 def test_read_back_word_by_word_running_free_too() -> None:
@@ -136,7 +137,7 @@ def test_icarus() -> None:
 def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     program, images = tiny(1)
     monkeypatch.setattr(session, "TESTBENCH", "tb_wrong_weight")
-    result = simulate(program, images, [0])
+    result = simulate(program, images, [0], over_bus=True)
     assert not result.bit_exact
     stepping, free = result.findings.mismatches
     # the first weights are the tokens' initial values, which the first instruction copies
