@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.spec.config import AcceleratorConfig, load_preset, preset_names
+from hwattn.spec.config import AcceleratorConfig, load_preset, preset_memory, preset_names
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.external import ExternalMemory
 
 TEST_PREFIX = "test_"
 """Prefix of the arrays of the test set in a workload's ``data.npz``."""
@@ -53,6 +54,28 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="change a field of the preset, such as rows=43; may be given several times",
     )
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """Add ``--memory``."""
+    parser.add_argument(
+        "--memory",
+        metavar="latency=N,beats=N,cycles=N",
+        help="external memory, in cycles of the machine: latency of a burst, at most `beats` words in `cycles` cycles (default: the preset's)",
+    )
+
+
+def external_memory(args: argparse.Namespace, preset: str) -> ExternalMemory:
+    """Return how fast external memory is: as ``--memory`` says, else as the preset does.
+
+    Raises
+    ------
+    RefusedError
+        It cannot be read.
+    """
+    if args.memory is not None:
+        return ExternalMemory.parse(args.memory)
+    return preset_memory(args.config or preset)
 
 
 def accelerator_config(args: argparse.Namespace, default_preset: str) -> AcceleratorConfig:

@@ -13,7 +13,9 @@ from hwattn.cli.arguments import (
     accelerator_config,
     add_config,
     add_images,
+    add_memory,
     add_model,
+    external_memory,
     load_images,
     parse_task,
 )
@@ -27,7 +29,7 @@ from hwattn.sim.cosim.runner import SIMULATORS
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.isa import Queue
+from hwattn.spec.isa import Queue, Route
 from hwattn.spec.program import Program
 from hwattn.spec.registers import ActReader, Register, WeightReader
 
@@ -38,6 +40,9 @@ HELP = (
 )
 
 DEFAULT_IMAGES = 1
+
+STEPPED_INSTRUCTIONS = 4096
+"""Instructions of a program up to which it is stepped by default: the comparisons of a longer one take many minutes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--stepped",
         type=int,
         metavar="N",
-        help="images of each task that are also run in single steps (default: all; 0: only run free)",
+        help="images of each task that are also run in single steps (default: all, or none where a program has more than "
+        f"{STEPPED_INSTRUCTIONS} instructions; 0: only run free)",
     )
+    add_memory(parser)
     parser.add_argument(
         "--whole",
         type=int,
@@ -105,16 +112,49 @@ def run(args: argparse.Namespace, out: Output) -> int:
             tasks,
             args.simulator,
             multiplier_style=MultiplierStyle(args.multipliers),
-            stepped=args.stepped,
+            stepped=_stepped(args.stepped, program),
             whole=args.whole,
             readback=args.readback,
             waves=args.waves,
+            memory=external_memory(args, resolved.preset),
         )
     _report(program, result, args.simulator, out)
+    queues = queue_lengths(program, images[0], tasks)
+    if queues:
+        out.print(
+            "Tokens in the experts' queues, image 0: "
+            + "; ".join(f"{name} {lengths}" for name, lengths in queues.items())
+        )
     out.result(
-        document(program, result, args.simulator, len(images)) | {"multiplier_style": args.multipliers}
+        document(program, result, args.simulator, len(images))
+        | {"multiplier_style": args.multipliers, "queue_lengths": queues}
     )
     return 0 if result.bit_exact else 1
+
+
+def _stepped(wanted: int | None, program: Program) -> int | None:
+    """Images to run in single steps; None for all."""
+    if wanted is None and len(program.instructions) > STEPPED_INSTRUCTIONS:
+        return 0
+    return wanted
+
+
+def queue_lengths(
+    program: Program, image: NDArray[np.float32], tasks: list[int]
+) -> dict[str, list[list[int]]]:
+    """Tokens in each expert's queue in each mixture, by the task's output name; nothing for a model without mixtures."""
+    if not any(isinstance(one, Route) for one in program.instructions):
+        return {}
+    names = {port.task: port.name for port in program.outputs}
+    executor = Executor(program)
+    experts = max(one.experts for one in program.instructions if isinstance(one, Route))
+    return {
+        names[task]: [
+            np.bincount(chosen.reshape(-1), minlength=experts).tolist()
+            for chosen in executor.run(image[None], task).routing
+        ]
+        for task in tasks
+    }
 
 
 def _over_uart(
@@ -214,6 +254,10 @@ def document(program: Program, result: CosimResult, simulator: str, images: int)
         "matrix_utilization": utilization(program, findings.runs),
         "cycle_shares": cycle_shares(findings.runs),
         "multipliers": program.config.multipliers,
+        "bytes_external": [
+            program.config.lanes * (each.counters[Register.READ_BEATS] + each.counters[Register.WRITE_BEATS])
+            for each in findings.runs
+        ],
         "simulator": simulator,
         "cycles_per_second": findings.simulated_cycles / findings.seconds,
         "simulated_cycles": findings.simulated_cycles,

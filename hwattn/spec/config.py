@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS
 
 
@@ -146,6 +147,10 @@ class AcceleratorConfig:
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
 
+_MEMORY_TABLE = "external_memory"
+"""Table of a preset with the fields of its `ExternalMemory`."""
+
+
 def _power_of_two(value: int) -> bool:
     return value & (value - 1) == 0
 
@@ -159,16 +164,32 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> AcceleratorConfig:
-    """Read the preset `name`.
+    """Read the machine of the preset `name`.
 
     Raises
     ------
     RefusedError
         If there is no such preset.
     """
+    fields = _preset(name)
+    fields.pop(_MEMORY_TABLE, None)
+    return AcceleratorConfig().replace(**fields)
+
+
+def preset_memory(name: str) -> ExternalMemory:
+    """Read how fast the external memory of the preset `name` is.
+
+    Raises
+    ------
+    RefusedError
+        If there is no such preset.
+    """
+    return ExternalMemory(**_preset(name).get(_MEMORY_TABLE, {}))
+
+
+def _preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise RefusedError(
             f"no preset named {name}", f"one of {', '.join(preset_names())}", "name a preset after --config"
         )
-    text = (resources.files("hwattn.spec") / "presets" / f"{name}.toml").read_text()
-    return AcceleratorConfig().replace(**tomllib.loads(text))
+    return tomllib.loads((resources.files("hwattn.spec") / "presets" / f"{name}.toml").read_text())

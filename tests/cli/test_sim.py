@@ -14,8 +14,9 @@ from hwattn.cli.models import resolve_model
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim.job import Findings, Mismatch, Run
 from hwattn.sim.cosim.session import CosimResult
-from hwattn.spec.config import load_preset
+from hwattn.spec.config import load_preset, preset_memory
 from hwattn.spec.errors import FailedError
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.hwq import save_model
 from hwattn.spec.isa import Queue
 from hwattn.spec.registers import COUNTERS, Register
@@ -107,6 +108,7 @@ def test_document(monkeypatch, capsys):
         "whole": 1,
         "readback": 2,
         "waves": None,
+        "memory": ExternalMemory(),
     }
     written = json.loads(capsys.readouterr().out)
     assert written["bit_exact"] is True
@@ -118,6 +120,18 @@ def test_document(monkeypatch, capsys):
     shares = written["cycle_shares"]
     assert shares["streaming"] == 0.5
     assert sum(shares.values()) == pytest.approx(1)
+    for lengths in written["queue_lengths"].values():
+        # 17 tokens, two experts each; the class token alone in the last mixture where nothing else is needed
+        assert sum(lengths[0]) == 34
+
+
+def test_memory_is_that_of_the_preset_or_as_told(monkeypatch, capsys):
+    calls = simulating(monkeypatch, CosimResult(findings(), None))
+    assert main(["sim", "digits", "--memory", "latency=9,beats=2,cycles=3"]) == 0
+    assert calls[0][3]["memory"] == ExternalMemory(latency=9, beats=2, cycles=3)
+    assert preset_memory("m3vit-tiny") == ExternalMemory(latency=64, beats=8, cycles=9)
+    assert main(["sim", "digits", "--memory", "width=4"]) == 2
+    assert "'width=4' of the external memory" in capsys.readouterr().err
 
 
 def test_packed_multipliers(monkeypatch, capsys):

@@ -55,8 +55,8 @@ def mixture(**changes: int) -> tuple[Program, Images]:
 
 def spilled(**shape: Any) -> tuple[Program, Images]:
     """Activations of 65 tokens in a memory that holds far fewer, keys in several blocks."""
-    model = vit(image=(1, 16, 16), dim=8, heads=2, hidden=12, blocks="d", tasks=1, **shape)
-    program = compile_model(model, CONFIG.replace(act_words=64, act_banks=2))
+    model = vit(image=(1, 16, 16), dim=8, heads=2, hidden=24, blocks="d", tasks=1, **shape)
+    program = compile_model(model, CONFIG.replace(act_words=128, act_banks=2))
     assert program.scratch_words > program.config.act_total_words
     return program, np.random.default_rng(3).normal(0, 0.8, (1, 1, 16, 16)).astype(np.float32)
 
@@ -106,7 +106,7 @@ def test_memory_that_is_slower_costs_cycles(small: tuple[Program, Images]) -> No
     assert slow.findings.runs[0].cycles > 1.5 * fast.findings.runs[0].cycles
 
 
-@pytest.mark.parametrize("after", [0, 1, 57, 600])
+@pytest.mark.parametrize("after", [0, 57, 600])
 @pytest.mark.parametrize(
     ("kind", "cause"), [("read", ErrorCause.BUS_READ), ("silence", ErrorCause.BUS_TIMEOUT)]
 )
