@@ -12,6 +12,7 @@ BOARD = Board(
     device="LFE5U-85F-6BG381C",
     resources=Resources(lut=83_640, ff=83_640, dsp=156, ram=208),
     ram_bits=18_432,
+    oscillator_mhz=25.0,
     clock_mhz=25.0,
     memory="32 MiB SDRAM (not used: the model lies in block RAM)",
     host="USB serial port (FT231X), 1 Mbaud",

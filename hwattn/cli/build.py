@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.boards import ecp5
 from hwattn.boards.board import Board, boards, find_board
 from hwattn.boards.flow import BuildResult
-from hwattn.cli.arguments import accelerator_config, add_config, add_model
+from hwattn.boards.flows import open_flow
+from hwattn.cli.arguments import accelerator_config, add_config, add_model, positive
+from hwattn.cli.auto import search
+from hwattn.cli.build_folder import VERILOG, check_folder, complete_folder, failed_folder
+from hwattn.cli.build_report import make_report, print_report, write_report
 from hwattn.cli.models import ResolvedModel, resolve_model
-from hwattn.cli.output import Output, table
+from hwattn.cli.output import Output
 from hwattn.compiler import compile_model
 from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
@@ -39,7 +37,6 @@ HELP = (
 )
 
 TOP = "hwattn"
-VERILOG = "hwattn.v"
 GOLDEN_IMAGES = 8
 
 
@@ -58,6 +55,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how far to go (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of place and route (default: %(default)s)")
+    parser.add_argument(
+        "--tries",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="runs of place and route, each with more effort or the next seed, before a missed clock is an error "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clock",
+        type=float,
+        metavar="MHZ",
+        help="clock of the machine, where a PLL can make it; default: the board's",
+    )
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="search for the machine with the most multipliers that fits the board, meets its clock and holds the model",
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
     parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
     add_config(parser)
@@ -66,78 +82,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Build and report."""
     board = find_board(args.board)
+    if args.clock is not None:
+        board = board.at_clock(args.clock)
     target = args.output.resolve()
-    _check_folder(target, args.force)
-    _check_folder(_failed_folder(target), True)
+    check_folder(target, args.force)
+    check_folder(failed_folder(target), True)
     resolved = None if args.empty else resolve_model(args.model, args.calibration)
     config = accelerator_config(args, board.preset)
-    if args.stage == "bitstream":
-        ecp5.check_size(board, config)
-    program = compile_model(resolved.model, config) if resolved else None
-    with _complete_folder(target) as folder:
+    bitstream = args.stage == "bitstream"
+    if bitstream and not args.auto:
+        open_flow(board).check_size(board, config)
+    program = None
+    if resolved and not args.auto:
+        program = _compile(resolved, config, board)
+    with complete_folder(target) as folder:
+        built, trials = BuildResult(), None
+        if args.auto:
+            model = resolved.model if resolved else None
+            found = search(board, model, config, folder, args.seed, args.tries, out.print)
+            config, program, built, trials = found.config, found.program, found.result, found.trials
         machine = SerialMachine(config, board.divisor, program)
         out.print("writing Verilog ...")
         (folder / VERILOG).write_text(to_verilog(machine, TOP))
         cycles = _write_program(folder, program, resolved) if program and resolved else None
         _write_settings(folder, board, config, program)
-        built = BuildResult()
-        if args.stage == "bitstream":
-            built = ecp5.build(board, machine, folder, args.seed, lambda stage: out.print(f"{stage} ..."))
-        report = _report(args, board, config, program, built, cycles)
-        report["files"] = sorted({*(entry.name for entry in folder.iterdir()), "report.json"})
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    _print(report, args.output, out)
+        if bitstream and not args.auto:
+            built = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
+        report = make_report(args, board, config, program, built, cycles)
+        if trials is not None:
+            report["searched"] = [dataclasses.asdict(trial) for trial in trials]
+        write_report(folder, report)
+    print_report(report, args.output, out)
     out.result(report)
     return 0
 
 
-def _check_folder(target: Path, force: bool) -> None:
-    """Refuse a target that exists, before any work; ``--force`` replaces what an earlier build has made, and nothing else."""
-    parent = next(folder for folder in target.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RefusedError(
-            f"{parent} cannot be written to", "a folder to make another in", "name another one"
-        )
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / VERILOG).is_file():
-        found = "is a file" if target.is_file() else "holds other files than a build's"
-        raise RefusedError(f"{target} {found}", "a new or empty folder", "name another one")
-    if not force:
-        raise RefusedError(
-            f"{target} holds an earlier build",
-            "a new or empty folder",
-            "name another one, or add --force to replace it",
-        )
-
-
-def _failed_folder(target: Path) -> Path:
-    """Return where the logs of a failed build go."""
-    return target.with_name(f"{target.name}.failed")
-
-
-@contextmanager
-def _complete_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder under a temporary name beside `target`, which it becomes if nothing goes wrong.
-
-    What a failed build has made (logs, netlist) is kept beside it under the name ``DIR.failed``.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    scratch.chmod(0o755)
-    failed = _failed_folder(target)
-    if failed.exists():
-        shutil.rmtree(failed)
+def _compile(resolved: ResolvedModel, config: AcceleratorConfig, board: Board) -> Program:
+    """Compile the model; a refusal says what else the board can do."""
     try:
-        yield scratch
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
-    except FailedError as error:
-        scratch.replace(failed)
-        raise FailedError(error.found, error.expected, f"{error.remedy}; logs are in {failed}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        return compile_model(resolved.model, config)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{resolved.model.name} does not fit the machine of {board.name}: {error.found}",
+            error.expected,
+            f"{error.remedy}; or take a board with more memory (hwattn boards), a smaller model, or --empty for a machine without one",
+        ) from error
 
 
 def _write_program(folder: Path, program: Program, resolved: ResolvedModel) -> dict[str, float] | None:
@@ -184,58 +173,3 @@ def _write_settings(folder: Path, board: Board, config: AcceleratorConfig, progr
         "program_with": board.program_with,
     }
     (folder / "driver.json").write_text(json.dumps(settings, indent=1) + "\n")
-
-
-def _report(
-    args: argparse.Namespace,
-    board: Board,
-    config: AcceleratorConfig,
-    program: Program | None,
-    built: BuildResult,
-    cycles: dict[str, float] | None,
-) -> dict[str, Any]:
-    latency = {name: count / board.clock_mhz / 1000 for name, count in (cycles or {}).items()}
-    available = dataclasses.asdict(board.resources)
-    resources = {
-        name: dataclasses.asdict(built.resources[name])
-        if name in built.resources
-        else {"used": 0, "available": count}
-        for name, count in available.items()
-    }
-    return {
-        "board": board.name,
-        "stage": args.stage,
-        "model": program.name if program else None,
-        "config": config.as_dict(),
-        "config_hash": f"{config.hash:08x}",
-        "program_hash": f"{program.hash:08x}" if program else None,
-        "multipliers": config.multipliers,
-        "resources": resources,
-        "fmax_mhz": built.fmax_mhz or None,
-        "clock_mhz": board.clock_mhz,
-        "critical_path": built.critical_path,
-        "cycles": cycles,
-        "latency_ms": max(latency.values()) if latency else None,
-        "latency_ms_by_task": latency,
-        "latency_source": "cycles counted in the simulated RTL, at clock_mhz" if latency else None,
-        "seed": args.seed,
-        "stages": [dataclasses.asdict(stage) for stage in built.stages],
-    }
-
-
-def _print(report: dict[str, Any], target: Path, out: Output) -> None:
-    if report["fmax_mhz"]:
-        rows = [
-            (name.upper(), entry["used"], entry["available"], f"{entry['used'] / entry['available']:.0%}")
-            for name, entry in report["resources"].items()
-        ]
-        out.print(
-            table(["resource", "used", "available", "share"], rows, right=["used", "available", "share"])
-        )
-        out.print(f"Fmax {report['fmax_mhz']:.1f} MHz; it will run at {report['clock_mhz']:g} MHz.")
-    for name, latency in report["latency_ms_by_task"].items():
-        cycles = report["cycles"][name]
-        out.print(
-            f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, counted in the simulated RTL)."
-        )
-    out.print(f"{target}: {', '.join(report['files'])}")

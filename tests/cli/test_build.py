@@ -15,6 +15,7 @@ import pytest
 
 from hwattn.boards.board import Board
 from hwattn.boards.flow import BuildResult, Stage, Usage
+from hwattn.boards.nextpnr import Nextpnr
 from hwattn.cli import build
 from hwattn.cli.main import main
 from hwattn.sim.model.executor import Executor
@@ -34,11 +35,14 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where a refusal comes too late."""
     for name in ("to_verilog", "simulate", "compile_model"):
         monkeypatch.setattr(build, name, forbidden)
-    monkeypatch.setattr(build.ecp5, "build", forbidden)
+    monkeypatch.setattr(Nextpnr, "build", forbidden)
 
 
 REFUSALS = [
-    (["build", "--board", "icebreaker", "-o", "{tmp}/new"], "no board icebreaker; expected one of ulx3s-85f"),
+    (
+        ["build", "--board", "icebreaker", "-o", "{tmp}/new"],
+        "no board icebreaker; expected one of colorlight-i5",
+    ),
     (["build", "-o", "{tmp}/new"], "--board"),
     (BOARD, "-o/--output"),
     ([*BOARD, "-o", "{tmp}/file"], "file is a file; expected a new or empty folder"),
@@ -95,7 +99,7 @@ def test_verilog_of_an_empty_machine(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = [*BOARD, "--stage", "verilog", "--empty", "-o", str(target), *settings, "--json"]
     assert main(arguments) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["files"] == ["driver.json", "hwattn.v", "report.json"]
+    assert document["files"] == ["driver.json", "hwattn.v", "report.html", "report.json"]
     assert sorted(entry.name for entry in target.iterdir()) == document["files"]
     assert [entry.name for entry in target.parent.iterdir()] == ["out"]
     assert document["multipliers"] == 12
@@ -117,7 +121,13 @@ def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None],
 
     def ends_with(error: Exception | None) -> None:
         def place_and_route(
-            board: Board, machine: None, folder: Path, seed: int, progress: Callable[[str], None]
+            flow: Nextpnr,
+            board: Board,
+            machine: None,
+            folder: Path,
+            seed: int,
+            progress: Callable[[str], None],
+            tries: int,
         ) -> BuildResult:
             progress("place and route")
             (folder / "place_and_route.log").write_text("placing")
@@ -127,7 +137,7 @@ def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None],
             resources = {name: Usage(1, 2) for name in ("lut", "ff", "dsp", "ram")}
             return BuildResult(resources, 31.5, ["a", "b"], [Stage("nextpnr-ecp5", 1.0)])
 
-        monkeypatch.setattr(build.ecp5, "build", place_and_route)
+        monkeypatch.setattr(Nextpnr, "build", place_and_route)
 
     return ends_with
 
