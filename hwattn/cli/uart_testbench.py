@@ -14,9 +14,11 @@ from cocotb.triggers import FallingEdge, Timer
 from cocotb.utils import get_sim_time
 
 from hwattn.boards.driver import Driver
+from hwattn.boards.link_bus import LinkBus
 from hwattn.sim.cosim.bus import CLOCK_NS, HostBus
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job, Run
 from hwattn.sim.cosim.session import DIVISOR
+from hwattn.spec.link import SILENCE_BYTES
 from hwattn.spec.program_file import load_program
 from hwattn.spec.registers import Register
 from hwattn.spec.transfer import program_blocks
@@ -41,6 +43,7 @@ class SimulatedPins:
         self._received = bytearray()
         self._resumed_send = resume(self._send)
         self._resumed_receive = resume(self._receive)
+        self._resumed_settle = resume(self._settle)
 
     def send(self, frame: bytes) -> None:
         """Send bytes, after throwing away what was received before."""
@@ -50,6 +53,10 @@ class SimulatedPins:
         """Return `count` bytes, or fewer when no more have come in time."""
         received: bytes = self._resumed_receive(count)
         return received
+
+    def settle(self) -> None:
+        """Wait until the machine has forgotten a frame that it may be in the middle of."""
+        self._resumed_settle()
 
     async def listen(self) -> None:
         """Gather what the machine sends; runs as long as the simulation."""
@@ -69,6 +76,9 @@ class SimulatedPins:
             for bit in (0, *(byte >> number & 1 for number in range(8)), 1):
                 self._rx.value = bit
                 await Timer(self._bit_ns, unit="ns")
+
+    async def _settle(self) -> None:
+        await Timer((SILENCE_BYTES + 2) * 10 * self._bit_ns, unit="ns")
 
     async def _receive(self, count: int) -> bytes:
         quiet, known = 0, 0
@@ -94,7 +104,7 @@ async def driver_over_pins(dut: HierarchyObject) -> None:
     cocotb.start_soon(pins.listen())
 
     def drive() -> None:
-        driver = Driver(pins, program.config)
+        driver = Driver(LinkBus(pins), program.config)
         driver.load(program)
         for task in job.tasks:
             for number, image in enumerate(images):
