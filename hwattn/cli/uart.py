@@ -15,9 +15,17 @@ from hwattn.sim.cosim.session import TOP, machine_verilog
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
+NOISE_VARIABLE = "HWATTN_LINE_NOISE"
+"""Environment variable that tells the testbench how noisy the line is."""
+
 
 def drive_over_pins(
-    program: Program, images: NDArray[np.float32], tasks: Sequence[int], *, preloaded: bool = True
+    program: Program,
+    images: NDArray[np.float32],
+    tasks: Sequence[int],
+    *,
+    preloaded: bool = True,
+    noise: float = 0.0,
 ) -> Findings:
     """Run images on a simulated board through its UART, with the host's driver.
 
@@ -29,6 +37,8 @@ def drive_over_pins(
     preloaded : bool
         The memories hold the program before the driver comes, as after the bitstream has been loaded (the testbench writes it over
         the machine's bus); else the driver loads it over the line.
+    noise : float
+        Share of frames, in each direction, of which a byte is dropped, doubled or changed.
 
     Returns
     -------
@@ -61,6 +71,6 @@ def drive_over_pins(
             built,
             "hwattn.cli.uart_testbench",
             folder / "run",
-            environment={JOB_VARIABLE: str(folder / "job.json")},
+            environment={JOB_VARIABLE: str(folder / "job.json"), NOISE_VARIABLE: str(noise)},
         )
         return Findings.load_file(result)
