@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.boards import vivado
 from hwattn.boards.board import Board, boards, find_board
 from hwattn.boards.flow import BuildResult
-from hwattn.boards.flows import open_flow
+from hwattn.boards.flows import VIVADO, open_flow
+from hwattn.boards.xilinx_estimate import estimate
 from hwattn.cli.arguments import accelerator_config, add_config, add_model, positive
-from hwattn.cli.auto import search
+from hwattn.cli.auto import Trial, search
 from hwattn.cli.build_folder import VERILOG, check_folder, complete_folder, failed_folder
 from hwattn.cli.build_report import make_report, print_report, write_report
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output
 from hwattn.compiler import compile_model
+from hwattn.rtl.axi_system import AxiMachine
 from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim.runner import simulator_version
@@ -32,7 +38,7 @@ from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
 HELP = (
-    "Build a board's bitstream: Verilog, netlist, placed and routed, packed; with a report, the driver's settings, the program "
+    "Build a board's bitstream (or a project for Vivado): Verilog, netlist, placed and routed, packed; with a report, the driver's settings, the program "
     "and golden vectors. With a model its program lies in the bitstream; with --empty the memories start empty."
 )
 
@@ -89,32 +95,87 @@ def run(args: argparse.Namespace, out: Output) -> int:
     check_folder(failed_folder(target), True)
     resolved = None if args.empty else resolve_model(args.model, args.calibration)
     config = accelerator_config(args, board.preset)
-    bitstream = args.stage == "bitstream"
-    if bitstream and not args.auto:
+    if board.flow == VIVADO and args.auto:
+        raise RefusedError(
+            f"--auto for {board.name}",
+            "a board of an open flow",
+            "choose rows and lanes with --set, from the estimate in the report",
+        )
+    if args.stage == "bitstream" and not args.auto and board.flow != VIVADO:
         open_flow(board).check_size(board, config)
-    program = None
-    if resolved and not args.auto:
-        program = _compile(resolved, config, board)
+    program = _compile(resolved, config, board) if resolved and not args.auto else None
     with complete_folder(target) as folder:
-        built, trials = BuildResult(), None
-        if args.auto:
-            model = resolved.model if resolved else None
-            found = search(board, model, config, folder, args.seed, args.tries, out.print)
-            config, program, built, trials = found.config, found.program, found.result, found.trials
-        machine = SerialMachine(config, board.divisor, program)
-        out.print("writing Verilog ...")
-        (folder / VERILOG).write_text(to_verilog(machine, TOP))
-        cycles = _write_program(folder, program, resolved) if program and resolved else None
-        _write_settings(folder, board, config, program)
-        if bitstream and not args.auto:
-            built = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
-        report = make_report(args, board, config, program, built, cycles)
-        if trials is not None:
-            report["searched"] = [dataclasses.asdict(trial) for trial in trials]
+        made = _make(args, board, config, program, resolved, folder, out)
+        cycles = _write_program(folder, made.program, resolved) if made.program and resolved else None
+        _write_settings(folder, board, made.config, made.program)
+        report = make_report(args, board, made.config, made.program, made.result, cycles)
+        report["stage"] = made.stage
+        if made.trials:
+            report["searched"] = [dataclasses.asdict(trial) for trial in made.trials]
         write_report(folder, report)
     print_report(report, args.output, out)
     out.result(report)
     return 0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What has been built, and how far."""
+
+    config: AcceleratorConfig
+    program: Program | None
+    result: BuildResult
+    stage: str
+    trials: Sequence[Trial] = ()
+
+
+def _make(
+    args: argparse.Namespace,
+    board: Board,
+    config: AcceleratorConfig,
+    program: Program | None,
+    resolved: ResolvedModel | None,
+    folder: Path,
+    out: Output,
+) -> _Made:
+    """Write Verilog, and as much of what the tools make of it as was asked for."""
+    found = None
+    if args.auto:
+        model = resolved.model if resolved else None
+        found = search(board, model, config, folder, args.seed, args.tries, out.print)
+        config, program = found.config, found.program
+    vendor = board.flow == VIVADO
+    machine: SerialMachine | AxiMachine = (
+        vivado.top(board, config, program) if vendor else SerialMachine(config, board.divisor, program)
+    )
+    out.print("writing Verilog ...")
+    (folder / VERILOG).write_text(to_verilog(machine, TOP))
+    if found:
+        return _Made(config, program, found.result, "bitstream", found.trials)
+    result = BuildResult()
+    if vendor:
+        return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
+    if args.stage == "bitstream":
+        assert isinstance(machine, SerialMachine)
+        result = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
+    return _Made(config, program, result, args.stage)
+
+
+def _vendor(board: Board, folder: Path, stage: str, result: BuildResult, out: Output) -> str:
+    """Write the project; estimate it and, where Vivado is on the PATH, run it. Return how far it came."""
+    vivado.write_project(board, folder)
+    if stage == "verilog":
+        return "project"
+    result.timing_note = vivado.UNPROVEN
+    estimate(board, folder, VERILOG, result, out.print)
+    if shutil.which("vivado") is None:
+        out.print(f"Vivado is not on the PATH: {vivado.PROJECT} is ready to run where it is.")
+        return "project"
+    vivado.run_vivado(folder, result, out.print)
+    result.timing_note = (
+        "resources are an estimate of Yosys; the vendor's are in utilization.rpt and timing.rpt"
+    )
+    return "bitstream"
 
 
 def _compile(resolved: ResolvedModel, config: AcceleratorConfig, board: Board) -> Program:
