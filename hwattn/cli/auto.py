@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,28 +119,33 @@ def model_shape(model: QuantizedModel | None) -> Shape:
 
 
 def fitted(model: QuantizedModel, config: AcceleratorConfig) -> tuple[AcceleratorConfig, Program]:
-    """Return the configuration with memories as large as the model needs, and its program."""
+    """Return the configuration with memories as large as the model needs, and its program.
+
+    Memories are not made so small that the work must be cut into more pieces than roomy ones need.
+    """
     roomy = config.replace(**ROOMY)
-    program = compile_model(model, roomy)
-    sizes = {
-        "weight_words": len(program.weights),
-        "param_words": len(program.params),
-        "norm_words": len(program.norm_params),
-        "program_words": len(program.instructions),
-    }
-    for name in ("act_words", "acc_columns", "row_words"):
-        sizes[name] = _smallest(model, roomy, name)
-    shrunk = roomy.replace(**sizes)
+    length = len(compile_model(model, roomy).instructions)
+    shrunk = roomy
+    for name in ("acc_columns", "row_words", "act_words"):
+        shrunk = _shrunk(model, shrunk, name, length)
+    program = compile_model(model, shrunk)
+    shrunk = shrunk.replace(
+        weight_words=len(program.weights),
+        param_words=len(program.params),
+        norm_words=len(program.norm_params),
+        program_words=len(program.instructions),
+    )
     return shrunk, compile_model(model, shrunk)
 
 
-def _smallest(model: QuantizedModel, config: AcceleratorConfig, name: str) -> int:
-    """Return the smallest power of two of a field for which the model compiles."""
-    size = getattr(config, name)
-    while size > 1:
+def _shrunk(model: QuantizedModel, config: AcceleratorConfig, name: str, length: int) -> AcceleratorConfig:
+    """Return the configuration with the smallest power of two of a field for which the program is no longer than `length`."""
+    while (size := getattr(config, name)) > 1:
+        smaller = config.replace(**{name: size // 2})
         try:
-            compile_model(model, dataclasses.replace(config, **{name: size // 2}))
+            if len(compile_model(model, smaller).instructions) > length:
+                break
         except RefusedError:
             break
-        size //= 2
-    return int(size)
+        config = smaller
+    return config
