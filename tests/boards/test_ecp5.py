@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from amaranth.hdl import Assert, Module
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from echo import Echo
 
 from hwattn.boards import nextpnr
 from hwattn.boards.board import Board, find_board
 from hwattn.boards.ecp5 import FLOW
 from hwattn.boards.flow import BuildResult, Usage, run_tool
 from hwattn.boards.nextpnr import NAME
-from hwattn.rtl.link import Link
-from hwattn.rtl.machine import STATUS_BITS
 from hwattn.rtl.system import SerialMachine
-from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
-from hwattn.spec.link import SILENCE_BYTES
 
 BOARD = find_board("ulx3s-85f")
 
@@ -170,34 +164,9 @@ def test_a_missing_tool_is_refused(tmp_path: Path) -> None:
         run_tool("no-such-tool", [], tmp_path, "log", BuildResult(), "some-package")
 
 
-class Echo(wiring.Component):
-    """What BoardTop takes for a machine, but small: UART and link, and reads that are answered with their address."""
-
-    def __init__(self) -> None:
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * BOARD.divisor)
-        m.submodules.receiver = receiver = UartReceiver(BOARD.divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(BOARD.divisor)
-        wiring.connect(m, receiver.bytes, link.received)
-        wiring.connect(m, link.sent, transmitter.bytes)
-        m.d.comb += [
-            receiver.rx.eq(self.rx),
-            self.tx.eq(transmitter.tx),
-            link.request.ready.eq(1),
-            link.response.valid.eq(1),
-        ]
-        with m.If(link.request.valid):
-            m.d.sync += [link.response.payload.eq(link.request.payload.addr), self.status.eq(self.status + 1)]
-            m.d.sync += Assert(link.request.payload.addr != 0)
-        return m
-
-
 def test_a_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
     stages: list[str] = []
-    result = FLOW.build(BOARD, cast(SerialMachine, Echo()), tmp_path, 1, stages.append)
+    result = FLOW.build(BOARD, cast(SerialMachine, Echo(BOARD)), tmp_path, 1, stages.append)
     assert stages == ["elaborate", "synthesize", "place and route, seed 1", "pack"]
     assert [stage.name for stage in result.stages] == ["yosys", "nextpnr-ecp5", "ecppack"]
     assert result.fmax_mhz > BOARD.clock_mhz
