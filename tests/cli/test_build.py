@@ -111,6 +111,15 @@ def _lint(verilog: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_board_too_small_for_the_model_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--board", "ulx3s-25f", "-o", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert "digits does not fit the machine of ulx3s-25f" in error
+    assert "too small by" in error
+    assert "or --empty for a machine without one" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verilog_of_an_empty_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "out"
     settings = ["--config", "tiny", "--set", "weight_words=64"]
