@@ -16,7 +16,34 @@ def component(core: str, wrapper: str) -> str:
     ET.register_namespace("spirit", SPIRIT)
     root = ET.Element(_tag("component"))
     _library(root, "hwattn.org", "accelerators", "hwattn", f"{VERSION}.0")
-    interfaces = _child(root, "busInterfaces")
+    _interfaces(_child(root, "busInterfaces"))
+    _memory_map(_child(_child(root, "memoryMaps"), "memoryMap"))
+    model = _child(root, "model")
+    view = _child(_child(model, "views"), "view")
+    for name, text in (
+        ("name", "synthesis"),
+        ("envIdentifier", "verilogSource:vivado.xilinx.com:synthesis"),
+        ("language", "verilog"),
+        ("modelName", MODULE),
+    ):
+        _child(view, name, text)
+    _child(_child(view, "fileSetRef"), "localName", "sources")
+    _ports(_child(model, "ports"))
+    files = _child(_child(root, "fileSets"), "fileSet")
+    _child(files, "name", "sources")
+    for file in (core, wrapper):
+        entry = _child(files, "file")
+        _child(entry, "name", file)
+        _child(entry, "fileType", "verilogSource")
+    _child(
+        root, "description", "Accelerator for vision transformers and mixtures of experts, written by hwattn"
+    )
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _interfaces(interfaces: ET.Element) -> None:
+    """Add the slave port, its clock and reset, and the interrupt."""
     names = {name.removeprefix(f"{BUS}_").upper(): name for _, name, _ in bus_ports()}
     slave = _interface(interfaces, BUS, "aximm", "interface", names, slave=True)
     ET.SubElement(slave, _tag("memoryMapRef"), {_tag("memoryMapRef"): BUS})
@@ -47,7 +74,10 @@ def component(core: str, wrapper: str) -> str:
         parameters={"SENSITIVITY": "LEVEL_HIGH"},
         slave=False,
     )
-    memory_map = _child(_child(root, "memoryMaps"), "memoryMap")
+
+
+def _memory_map(memory_map: ET.Element) -> None:
+    """Add the window of the slave port."""
     _child(memory_map, "name", BUS)
     block = _child(memory_map, "addressBlock")
     for name, text in (
@@ -58,28 +88,6 @@ def component(core: str, wrapper: str) -> str:
         ("usage", "register"),
     ):
         _child(block, name, text)
-    model = _child(root, "model")
-    view = _child(_child(model, "views"), "view")
-    for name, text in (
-        ("name", "synthesis"),
-        ("envIdentifier", "verilogSource:vivado.xilinx.com:synthesis"),
-        ("language", "verilog"),
-        ("modelName", MODULE),
-    ):
-        _child(view, name, text)
-    _child(_child(view, "fileSetRef"), "localName", "sources")
-    _ports(_child(model, "ports"))
-    files = _child(_child(root, "fileSets"), "fileSet")
-    _child(files, "name", "sources")
-    for file in (core, wrapper):
-        entry = _child(files, "file")
-        _child(entry, "name", file)
-        _child(entry, "fileType", "verilogSource")
-    _child(
-        root, "description", "Accelerator for vision transformers and mixtures of experts, written by hwattn"
-    )
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _tag(name: str) -> str:

@@ -73,9 +73,8 @@ class AxiLite(wiring.Component):
         offset = Signal(ADDRESS_BITS)
         data = Signal(UNIT_BITS)
         strobe = Signal(STROBE_BITS)
-        writing, whole, last_was_write = Signal(), Signal(), Signal()
+        writing, whole = Signal(), Signal()
         unit = Signal(UNIT_BITS)
-        have_address, have_data = Signal(), Signal()
         is_register, is_address, is_data = Signal(), Signal(), Signal()
         word = Cat(Const(0, 2), offset[2:])
         m.d.comb += [
@@ -99,39 +98,7 @@ class AxiLite(wiring.Component):
             m.next = "Answer"
 
         with m.FSM():
-            with m.State("Idle"):
-                # a write's address and data come in either order; a read is taken between them only if neither has come
-                m.d.sync += [self.s_axi_awready.eq(0), self.s_axi_wready.eq(0), self.s_axi_arready.eq(0)]
-                pending = self.s_axi_awvalid | self.s_axi_wvalid
-                with m.If(self.s_axi_arvalid & (~pending | last_was_write)):
-                    m.d.sync += [self.s_axi_arready.eq(1), writing.eq(0), last_was_write.eq(0)]
-                    m.next = "Take read"
-                with m.Elif(pending):
-                    m.d.sync += [
-                        self.s_axi_awready.eq(1),
-                        self.s_axi_wready.eq(1),
-                        have_address.eq(0),
-                        have_data.eq(0),
-                        writing.eq(1),
-                        last_was_write.eq(1),
-                    ]
-                    m.next = "Take write"
-            with m.State("Take read"):
-                # valid stays until ready: the address is taken in this cycle
-                m.d.sync += [self.s_axi_arready.eq(0), offset.eq(self.s_axi_araddr), strobe.eq(~0)]
-                m.next = "Decode"
-            with m.State("Take write"):
-                with m.If(self.s_axi_awvalid & self.s_axi_awready):
-                    m.d.sync += [self.s_axi_awready.eq(0), offset.eq(self.s_axi_awaddr), have_address.eq(1)]
-                with m.If(self.s_axi_wvalid & self.s_axi_wready):
-                    m.d.sync += [
-                        self.s_axi_wready.eq(0),
-                        data.eq(self.s_axi_wdata),
-                        strobe.eq(self.s_axi_wstrb),
-                        have_data.eq(1),
-                    ]
-                with m.If(have_address & have_data):
-                    m.next = "Decode"
+            self._take(m, offset, data, strobe, writing)
             with m.State("Decode"):
                 m.d.sync += self.s_axi_rdata.eq(0)
                 with m.If(~whole | ~(is_register | is_address | is_data)):
@@ -165,3 +132,40 @@ class AxiLite(wiring.Component):
                     m.d.sync += self.s_axi_rvalid.eq(0)
                     m.next = "Idle"
         return m
+
+    def _take(self, m: Module, offset: Signal, data: Signal, strobe: Signal, writing: Signal) -> None:
+        """Add the states that take an access: a read's address, or a write's address and data, in either order."""
+        last_was_write, have_address, have_data = Signal(), Signal(), Signal()
+        with m.State("Idle"):
+            # a write's address and data come in either order; a read is taken between them only if neither has come
+            m.d.sync += [self.s_axi_awready.eq(0), self.s_axi_wready.eq(0), self.s_axi_arready.eq(0)]
+            pending = self.s_axi_awvalid | self.s_axi_wvalid
+            with m.If(self.s_axi_arvalid & (~pending | last_was_write)):
+                m.d.sync += [self.s_axi_arready.eq(1), writing.eq(0), last_was_write.eq(0)]
+                m.next = "Take read"
+            with m.Elif(pending):
+                m.d.sync += [
+                    self.s_axi_awready.eq(1),
+                    self.s_axi_wready.eq(1),
+                    have_address.eq(0),
+                    have_data.eq(0),
+                    writing.eq(1),
+                    last_was_write.eq(1),
+                ]
+                m.next = "Take write"
+        with m.State("Take read"):
+            # valid stays until ready: the address is taken in this cycle
+            m.d.sync += [self.s_axi_arready.eq(0), offset.eq(self.s_axi_araddr), strobe.eq(~0)]
+            m.next = "Decode"
+        with m.State("Take write"):
+            with m.If(self.s_axi_awvalid & self.s_axi_awready):
+                m.d.sync += [self.s_axi_awready.eq(0), offset.eq(self.s_axi_awaddr), have_address.eq(1)]
+            with m.If(self.s_axi_wvalid & self.s_axi_wready):
+                m.d.sync += [
+                    self.s_axi_wready.eq(0),
+                    data.eq(self.s_axi_wdata),
+                    strobe.eq(self.s_axi_wstrb),
+                    have_data.eq(1),
+                ]
+            with m.If(have_address & have_data):
+                m.next = "Decode"

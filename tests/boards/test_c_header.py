@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import select
 import shutil
 import subprocess
-import threading
-import tty
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_machine import FakeMachine, Line, clean
+from port import on_a_port
 from random_models import vit
 
 import hwattn.boards
 from hwattn.compiler import compile_model
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.link import HEADER_BYTES, Operation
 from hwattn.spec.program import Program
 from hwattn.spec.registers import COUNTERS, ErrorCause, Register, Status
 from hwattn.spec.transfer import image_block, output_integers, output_words
@@ -47,40 +41,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def program() -> Program:
     model = vit(0, image=(1, 4, 4), dim=8, heads=2, hidden=8, blocks="m", experts=2, expert_hidden=8, k=1)
     return compile_model(model, CONFIG)
-
-
-@contextlib.contextmanager
-def on_a_port(machine: FakeMachine) -> Iterator[str]:
-    """A pseudo-terminal with the machine at its other end; a frame ends where its length says, or with silence."""
-    ours, theirs = os.openpty()
-    tty.setraw(theirs)
-    stop = threading.Event()
-
-    def serve() -> None:
-        held = b""
-        while not stop.is_set():
-            if not select.select([ours], [], [], 0.02)[0]:
-                held = b""
-                continue
-            held += os.read(ours, 4096)
-            while len(held) > HEADER_BYTES:
-                units = held[3] if held[2] == Operation.WRITE else 0
-                length = 1 + HEADER_BYTES + 4 * units + 4
-                if len(held) < length:
-                    break
-                machine.send(held[:length])
-                held = held[length:]
-                os.write(ours, machine.receive(4096))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield os.ttyname(theirs)
-    finally:
-        stop.set()
-        thread.join()
-        os.close(ours)
-        os.close(theirs)
 
 
 def drive(
