@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -134,38 +134,30 @@ class AxiLite(wiring.Component):
         return m
 
     def _take(self, m: Module, offset: Signal, data: Signal, strobe: Signal, writing: Signal) -> None:
-        """Add the states that take an access: a read's address, or a write's address and data, in either order."""
-        last_was_write, have_address, have_data = Signal(), Signal(), Signal()
+        """Add the states that take an access: a read's address, or a write's address and data together."""
+        last_was_write = Signal()
         with m.State("Idle"):
-            # a write's address and data come in either order; a read is taken between them only if neither has come
-            m.d.sync += [self.s_axi_awready.eq(0), self.s_axi_wready.eq(0), self.s_axi_arready.eq(0)]
-            pending = self.s_axi_awvalid | self.s_axi_wvalid
-            with m.If(self.s_axi_arvalid & (~pending | last_was_write)):
+            # a slave may wait for both valids of a write before it is ready for either; so half a write never holds up a read
+            whole_write = self.s_axi_awvalid & self.s_axi_wvalid
+            with m.If(self.s_axi_arvalid & (~whole_write | last_was_write)):
                 m.d.sync += [self.s_axi_arready.eq(1), writing.eq(0), last_was_write.eq(0)]
-                m.next = "Take read"
-            with m.Elif(pending):
+                m.next = "Take"
+            with m.Elif(whole_write):
                 m.d.sync += [
                     self.s_axi_awready.eq(1),
                     self.s_axi_wready.eq(1),
-                    have_address.eq(0),
-                    have_data.eq(0),
                     writing.eq(1),
                     last_was_write.eq(1),
                 ]
-                m.next = "Take write"
-        with m.State("Take read"):
-            # valid stays until ready: the address is taken in this cycle
-            m.d.sync += [self.s_axi_arready.eq(0), offset.eq(self.s_axi_araddr), strobe.eq(~0)]
+                m.next = "Take"
+        with m.State("Take"):
+            # valid stays until ready: everything is taken in this cycle
+            m.d.sync += [
+                self.s_axi_arready.eq(0),
+                self.s_axi_awready.eq(0),
+                self.s_axi_wready.eq(0),
+                offset.eq(Mux(writing, self.s_axi_awaddr, self.s_axi_araddr)),
+                data.eq(self.s_axi_wdata),
+                strobe.eq(Mux(writing, self.s_axi_wstrb, ~0)),
+            ]
             m.next = "Decode"
-        with m.State("Take write"):
-            with m.If(self.s_axi_awvalid & self.s_axi_awready):
-                m.d.sync += [self.s_axi_awready.eq(0), offset.eq(self.s_axi_awaddr), have_address.eq(1)]
-            with m.If(self.s_axi_wvalid & self.s_axi_wready):
-                m.d.sync += [
-                    self.s_axi_wready.eq(0),
-                    data.eq(self.s_axi_wdata),
-                    strobe.eq(self.s_axi_wstrb),
-                    have_data.eq(1),
-                ]
-            with m.If(have_address & have_data):
-                m.next = "Decode"

@@ -155,6 +155,24 @@ def test_reads_and_writes_at_the_same_time(seed: int) -> None:
     master.bench.run(test)
 
 
+@pytest.mark.parametrize("half", ["aw", "w"])
+def test_half_a_write_does_not_hold_up_reads(half: str) -> None:
+    master = Master(6, 0.2)
+    other = {"aw": "w", "w": "aw"}[half]
+
+    async def test(ctx: Context) -> None:
+        master.begin_write(4, 77)
+        held = master.ready[other].pop()
+        await master.bench.wait(ctx, 20)
+        assert await master.read(ctx, 8) == (OKAY, 0)
+        assert master.units == {}
+        master.ready[other].append(held)
+        assert (await master.answer(ctx, "b"))[0] == OKAY
+        assert master.units == {address(Region.CSR, 1): 77}
+
+    master.bench.run(test)
+
+
 def test_neither_side_starves() -> None:
     master = Master(5, 0.0)
 
