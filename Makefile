@@ -11,7 +11,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 YOSYS := $(VENV)/.yosys-compiled
 
-.PHONY: help demo workloads test lint format clean system
+.PHONY: help demo workloads boards test lint format clean system
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test     lint, types, import rules, and all tests with coverage (JOBS=$(JOBS) at a time)"
 	@echo "make lint     only lint, types and import rules"
 	@echo "make format   format the code"
+	@echo "make boards   place and route every board's machine, and the table of docs/boards.md (hours)"
 	@echo "make clean    remove the virtual environment and what builds and tests left"
 	@echo "Each sets up what it needs by itself; PYTHON=... chooses the Python (now: $(PYTHON))."
 
@@ -41,6 +42,9 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+boards: $(RUN) $(YOSYS)
+	$(BIN)/python bench/boards.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from typing import Any
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.spec.errors import RefusedError
 
+LEAST_DIVISOR = 4
+"""Clock cycles per bit that a UART's receiver needs (``rtl.uart``)."""
+
+BAUD_ERROR = 0.01
+"""How far a serial line's speed may be off: ten bits later that is a tenth of a bit."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -21,6 +28,28 @@ class Resources:
     ff: int
     dsp: int
     ram: int
+
+
+@dataclass(frozen=True)
+class VivadoTarget:
+    """A board as Vivado knows it.
+
+    Parameters
+    ----------
+    part : str
+        Full part name.
+    board_part : str
+        Name of the board files, which Vivado uses where they are installed.
+    processor : str
+        ``zynq_ultra_ps_e``, ``processing_system7``, or an empty string where there is none: then the machine has a serial port.
+    pins : dict of str to (str, str)
+        Package pin and I/O standard by port of the wrapper, for boards without a processor.
+    """
+
+    part: str
+    board_part: str
+    processor: str
+    pins: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,18 +68,20 @@ class Board:
         Of the device.
     ram_bits : int
         Bits of one block RAM.
+    oscillator_mhz : float
+        The oscillator on the board.
     clock_mhz : float
-        The oscillator that the machine runs at.
+        What the machine runs at unless ``--clock`` says otherwise; a PLL makes it where it is not the oscillator's.
     memory : str
         Memory beside the device, and whether hwattn uses it.
     host : str
         How a host reaches the machine.
     baud : int
-        Of the serial link; the clock divided by it is a whole number, 4 or more.
+        Of the serial link; the clock divided by it is 4 or more, and within 1 % of a whole number.
     preset : str
         Preset of AcceleratorConfig that fits.
     flow : str
-        Name of the flow that makes the bitstream.
+        Name of the flow that makes the bitstream (``boards.flows``).
     needs : str
         What the flow needs.
     program_with : str
@@ -59,6 +90,12 @@ class Board:
         Returns the Amaranth platform, made anew.
     multiplier_style : MultiplierStyle
         What the device's multiplier blocks serve best.
+    soft_array : bool
+        The matrix unit's multipliers are made of look-up tables, where the device has too few multiplier blocks for the other units and them.
+    platform : callable, optional
+        Returns the Amaranth platform, made anew; boards of an open flow have one.
+    vivado : VivadoTarget, optional
+        What the project writer needs to know; boards of the Vivado flow have one.
     """
 
     name: str
@@ -66,6 +103,7 @@ class Board:
     device: str
     resources: Resources
     ram_bits: int
+    oscillator_mhz: float
     clock_mhz: float
     memory: str
     host: str
@@ -74,13 +112,33 @@ class Board:
     flow: str
     needs: str
     program_with: str
-    platform: Callable[[], Any]
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
+    soft_array: bool = False
+    platform: Callable[[], Any] | None = None
+    vivado: VivadoTarget | None = None
 
     @property
     def divisor(self) -> int:
         """Clock cycles per bit on the serial line."""
         return round(self.clock_mhz * 1e6 / self.baud)
+
+    def at_clock(self, clock_mhz: float) -> Board:
+        """Return the same board with its machine at another clock.
+
+        Raises
+        ------
+        RefusedError
+            The serial line's speed cannot be made from that clock.
+        """
+        changed = dataclasses.replace(self, clock_mhz=clock_mhz)
+        cycles = clock_mhz * 1e6 / self.baud
+        if changed.divisor < LEAST_DIVISOR or abs(changed.divisor - cycles) > BAUD_ERROR * cycles:
+            raise RefusedError(
+                f"a clock of {clock_mhz:g} MHz, {cycles:.2f} cycles for each bit on the serial line of {self.baud:,} baud",
+                f"a whole number of cycles within {BAUD_ERROR:.0%}, {LEAST_DIVISOR} or more",
+                f"take a multiple of {self.baud / 1e6:g} MHz",
+            )
+        return changed
 
 
 @cache

@@ -1,9 +1,9 @@
-"""The host's driver: loads programs, runs images, reads results and counters, over any transport of bytes."""
+"""The host's driver: loads programs, runs images, reads results and counters; the same calls however the machine is reached."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
-from hwattn.spec.link import COUNT_MAX, LinkStatus, Operation, answer_bytes, parse_answer, request_frame
 from hwattn.spec.program import Program
 from hwattn.spec.registers import (
     COUNTERS,
@@ -34,18 +33,15 @@ from hwattn.spec.transfer import (
     program_blocks,
 )
 
-TRIES = 4
-"""How often a frame is sent before the driver gives up."""
 
+class Bus(Protocol):
+    """Reads and writes 32-bit units of a machine (``spec.registers``)."""
 
-class Transport(Protocol):
-    """Carries bytes to a machine and back: a serial port, or simulated pins."""
+    def write(self, target: int, units: Sequence[int]) -> None:
+        """Write consecutive units from address `target` on; when this returns they have arrived, each once."""
 
-    def send(self, frame: bytes) -> None:
-        """Send bytes, after throwing away what was received before."""
-
-    def receive(self, count: int) -> bytes:
-        """Return `count` bytes, or fewer when no more have come in time."""
+    def read(self, source: int, count: int) -> list[int]:
+        """Read consecutive units from address `source` on."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +75,16 @@ class Driver:
 
     Parameters
     ----------
-    transport : Transport
+    bus : Bus
+        How the machine is reached: over a serial link (`boards.link_bus`), mapped into memory (`boards.mapped_bus`), or in a simulation.
     config : AcceleratorConfig
         What the machine is expected to be; another one is refused before anything is written.
     """
 
-    def __init__(self, transport: Transport, config: AcceleratorConfig) -> None:
-        self.transport = transport
+    def __init__(self, bus: Bus, config: AcceleratorConfig) -> None:
+        self.bus = bus
         self.config = config
-        self._sequence = dict.fromkeys(Operation, 0)
         self.identity = self._identify()
-        # the machine skips a write numbered like the write before it, and an earlier host may have ended with any number
-        self.write(address(Region.CSR, Register.CONTROL), [0])
 
     def load(self, program: Program) -> None:
         """Write a program into the machine's memories, unless it is there already.
@@ -170,17 +164,11 @@ class Driver:
 
     def write(self, target: int, units: Sequence[int]) -> None:
         """Write consecutive 32-bit units from address `target` on."""
-        for start, count in _frames(len(units)):
-            part = [int(unit) for unit in units[start : start + count]]
-            self._exchange(Operation.WRITE, target + start, count, part)
+        self.bus.write(target, units)
 
     def read(self, source: int, count: int) -> list[int]:
         """Read consecutive 32-bit units."""
-        return [
-            unit
-            for start, part in _frames(count)
-            for unit in self._exchange(Operation.READ, source + start, part, [])
-        ]
+        return self.bus.read(source, count)
 
     def _write_block(self, block: Block) -> None:
         self.write(address(block.region, block.first), [int(unit) for unit in block.units])
@@ -232,34 +220,8 @@ class Driver:
                 "compile the model for this machine",
             )
 
-    def _exchange(self, operation: Operation, target: int, count: int, units: Sequence[int]) -> list[int]:
-        """Send a frame until a good answer comes."""
-        # counted apart: after 255 reads a write would else be numbered like the one before it, and skipped
-        number = self._sequence[operation] = (self._sequence[operation] + 1) & 255
-        frame = request_frame(number, operation, target, count, units)
-        for _ in range(TRIES):
-            self.transport.send(frame)
-            answer = parse_answer(self.transport.receive(answer_bytes(operation, count)))
-            if answer is None:
-                continue
-            sequence, status, values = answer
-            expected = count if operation == Operation.READ else 0
-            if sequence == number and status == LinkStatus.OK and len(values) == expected:
-                return values
-        raise FailedError(
-            f"no good answer after {TRIES} tries",
-            "a machine on the other end of the line",
-            "check the port, the speed of the line and that the board holds the bitstream",
-        )
-
 
 def _cause(number: int) -> str:
     """Return the words for a number of `ErrorCause`."""
     known = ErrorCause._value2member_map_.get(number)
     return known.name.lower().replace("_", " ") if isinstance(known, ErrorCause) else f"cause {number}"
-
-
-def _frames(count: int) -> Iterator[tuple[int, int]]:
-    """Cut `count` units into frames: start and length of each."""
-    for start in range(0, count, COUNT_MAX):
-        yield start, min(COUNT_MAX, count - start)

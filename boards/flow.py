@@ -25,10 +25,35 @@ class Usage:
 
 @dataclass
 class Stage:
-    """One tool's run: its name and the seconds it took."""
+    """One tool's run: its name, the seconds it took, and the most memory it held (MiB)."""
 
     name: str
     seconds: float
+    memory_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of place and route.
+
+    Parameters
+    ----------
+    seed : int
+    effort : str
+        The tool's options.
+    fmax_mhz : float
+        Of the slowest clock.
+    clocks_mhz : dict of str to float
+        Highest frequency of each clock.
+    critical_path : list of str
+        Where the longest path starts and ends, in the design's names.
+    """
+
+    seed: int
+    effort: str
+    fmax_mhz: float
+    clocks_mhz: dict[str, float]
+    critical_path: list[str]
 
 
 @dataclass
@@ -42,14 +67,20 @@ class BuildResult:
     fmax_mhz : float
         Highest clock after place and route.
     critical_path : list of str
-        Where the longest path starts and ends, in the design's names.
+        Of the fastest attempt.
     stages : list of Stage
+    attempts : list of Attempt
+        In order; the last one is in the bitstream.
+    timing_note : str
+        What is to be known of the figures of timing.
     """
 
     resources: dict[str, Usage] = field(default_factory=dict)
     fmax_mhz: float = 0.0
     critical_path: list[str] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    timing_note: str = ""
 
 
 Progress = Callable[[str], None]
@@ -92,13 +123,21 @@ def run_tool(
             f"{tool} is not installed", f"the PyPI package {package}", f"run: pip install {package}"
         )
     started = time.monotonic()
-    done = subprocess.run(
-        [str(path), *arguments], cwd=folder, capture_output=True, text=True, check=False, env=dict(os.environ)
+    with (folder / log).open("wb") as file:
+        process = subprocess.Popen([str(path), *arguments], cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            # beside the exit code, this tells the most memory that the process has held
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    text = (folder / log).read_text(errors="replace")
+    result.stages.append(
+        Stage(tool.removeprefix("yowasp-"), time.monotonic() - started, usage.ru_maxrss / 1024)
     )
-    text = done.stdout + done.stderr
-    (folder / log).write_text(text)
-    result.stages.append(Stage(tool.removeprefix("yowasp-"), time.monotonic() - started))
-    if done.returncode:
+    if process.returncode:
         tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
-        raise FailedError(f"{tool} ended with code {done.returncode}", "a clean run", f"it says:\n{tail}")
+        raise FailedError(f"{tool} ended with code {process.returncode}", "a clean run", f"it says:\n{tail}")
     return text

@@ -1,7 +1,8 @@
-"""A serial port as a transport of the driver."""
+"""A serial port as a transport of the link."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -9,12 +10,15 @@ from types import TracebackType
 import serial
 
 from hwattn.spec.errors import FailedError, RefusedError
-from hwattn.spec.link import COUNT_MAX, Operation, answer_bytes
+from hwattn.spec.link import COUNT_MAX, SILENCE_BYTES, Operation, answer_bytes
 
 ANSWER_SECONDS = 0.5
 """How long an answer may take beyond its time on the line."""
 
 BITS_PER_BYTE = 10
+
+SETTLE = 2
+"""How much longer than the machine's silence the host waits: the line may be buffered on the way."""
 
 
 class SerialTransport:
@@ -36,6 +40,7 @@ class SerialTransport:
         # a request is as long as an answer, but for a few bytes
         line_seconds = 2 * answer_bytes(Operation.READ, COUNT_MAX) * BITS_PER_BYTE / baud
         limit = ANSWER_SECONDS + line_seconds
+        self._silence = SETTLE * SILENCE_BYTES * BITS_PER_BYTE / baud
         try:
             self._port = serial.Serial(port, baud, timeout=limit, write_timeout=limit)
         except (serial.SerialException, ValueError) as error:
@@ -55,6 +60,10 @@ class SerialTransport:
         """Return `count` bytes, or fewer when no more have come in time."""
         with self._failures():
             return bytes(self._port.read(count))
+
+    def settle(self) -> None:
+        """Wait until the machine has forgotten a frame that it may be in the middle of."""
+        time.sleep(self._silence)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

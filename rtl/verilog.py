@@ -39,6 +39,18 @@ _CONSTANT_BLOCK = re.compile(
 )
 
 
+_LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "CMPCONST", "ASCRANGE")
+
+LINT_HEADER = "\n".join(
+    [
+        "// Amaranth's arithmetic extends and truncates on purpose, its switches assign defaults first, and fields may have no bits:",
+        *(f"/* verilator lint_off {name} */" for name in _LINT_OFF),
+        "",
+    ]
+)
+"""Comments that stand before Verilog given to others, whose linters need not ask about what is meant."""
+
+
 def script_path(name: str) -> Path | None:
     """Return a console script of this Python environment, or one on the PATH.
 

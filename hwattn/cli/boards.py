@@ -27,7 +27,6 @@ def run(args: argparse.Namespace, out: Output) -> int:
         rows.append(
             (
                 board.name,
-                board.title,
                 f"{have.lut:,}",
                 have.dsp,
                 f"{have.ram} x {board.ram_bits // 1024} kbit",
@@ -35,11 +34,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 board.preset,
             )
         )
-    columns = ["board", "", "LUT", "DSP", "block RAM", "clock", "preset"]
-    out.print(table(columns, rows, right=columns[2:6]))
+    columns = ["board", "LUT", "DSP", "block RAM", "clock", "preset"]
+    out.print(table(columns, rows, right=columns[1:5]))
     for board in boards().values():
         out.print(
-            f"{board.name}: {board.device}; memory: {board.memory}; host: {board.host}; flow needs {board.needs}."
+            f"{board.name}: {board.title}; {board.device}; memory: {board.memory}; host: {board.host}; flow needs {board.needs}."
         )
         out.print(f"  write the bitstream with: {board.program_with}")
     out.result({"boards": documents})

@@ -5,26 +5,31 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.boards import ecp5
+from hwattn.boards import vivado
 from hwattn.boards.board import Board, boards, find_board
 from hwattn.boards.flow import BuildResult
-from hwattn.cli.arguments import accelerator_config, add_config, add_model
+from hwattn.boards.flows import VIVADO, open_flow
+from hwattn.boards.fusesoc import CORE_FILE, core_file
+from hwattn.boards.xilinx_estimate import estimate
+from hwattn.cli.arguments import accelerator_config, add_config, add_model, positive
+from hwattn.cli.auto import Trial, search
+from hwattn.cli.build_folder import VERILOG, check_folder, complete_folder, failed_folder
+from hwattn.cli.build_report import make_report, print_report, write_report
 from hwattn.cli.models import ResolvedModel, resolve_model
-from hwattn.cli.output import Output, table
+from hwattn.cli.output import Output
 from hwattn.compiler import compile_model
+from hwattn.rtl.axi_system import AxiMachine
 from hwattn.rtl.system import SerialMachine
-from hwattn.rtl.verilog import to_verilog
+from hwattn.rtl.verilog import LINT_HEADER, to_verilog
 from hwattn.sim.cosim.runner import simulator_version
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.model.executor import Executor
@@ -34,12 +39,11 @@ from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
 HELP = (
-    "Build a board's bitstream: Verilog, netlist, placed and routed, packed; with a report, the driver's settings, the program "
+    "Build a board's bitstream (or a project for Vivado): Verilog, netlist, placed and routed, packed; with a report, the driver's settings, the program "
     "and golden vectors. With a model its program lies in the bitstream; with --empty the memories start empty."
 )
 
 TOP = "hwattn"
-VERILOG = "hwattn.v"
 GOLDEN_IMAGES = 8
 
 
@@ -58,6 +62,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how far to go (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of place and route (default: %(default)s)")
+    parser.add_argument(
+        "--tries",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="runs of place and route, each with more effort or the next seed, before a missed clock is an error "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clock",
+        type=float,
+        metavar="MHZ",
+        help="clock of the machine, where a PLL can make it; default: the board's",
+    )
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="search for the machine with the most multipliers that fits the board, meets its clock and holds the model",
+    )
     parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
     parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
     add_config(parser)
@@ -66,78 +89,117 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """Build and report."""
     board = find_board(args.board)
+    if args.clock is not None:
+        board = board.at_clock(args.clock)
     target = args.output.resolve()
-    _check_folder(target, args.force)
-    _check_folder(_failed_folder(target), True)
+    check_folder(target, args.force)
+    check_folder(failed_folder(target), True)
     resolved = None if args.empty else resolve_model(args.model, args.calibration)
     config = accelerator_config(args, board.preset)
-    if args.stage == "bitstream":
-        ecp5.check_size(board, config)
-    program = compile_model(resolved.model, config) if resolved else None
-    with _complete_folder(target) as folder:
-        machine = SerialMachine(config, board.divisor, program, board.multiplier_style)
-        out.print("writing Verilog ...")
-        (folder / VERILOG).write_text(to_verilog(machine, TOP))
-        cycles = _write_program(folder, board, program, resolved) if program and resolved else None
-        _write_settings(folder, board, config, program)
-        built = BuildResult()
-        if args.stage == "bitstream":
-            built = ecp5.build(board, machine, folder, args.seed, lambda stage: out.print(f"{stage} ..."))
-        report = _report(args, board, config, program, built, cycles)
-        report["files"] = sorted({*(entry.name for entry in folder.iterdir()), "report.json"})
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    _print(report, args.output, out)
+    if config.external_words:
+        raise RefusedError(
+            f"external_words={config.external_words}: {board.name}'s memory is not connected yet",
+            "a configuration whose weights lie on chip",
+            "take --set external_words=0 and a weight_words that holds the weights, or simulate it (hwattn sim)",
+        )
+    if board.flow == VIVADO and args.auto:
+        raise RefusedError(
+            f"--auto for {board.name}",
+            "a board of an open flow",
+            "choose rows and lanes with --set, from the estimate in the report",
+        )
+    if args.stage == "bitstream" and not args.auto and board.flow != VIVADO:
+        open_flow(board).check_size(board, config)
+    program = _compile(resolved, config, board) if resolved and not args.auto else None
+    with complete_folder(target) as folder:
+        made = _make(args, board, config, program, resolved, folder, out)
+        cycles = _write_program(folder, board, made.program, resolved) if made.program and resolved else None
+        _write_settings(folder, board, made.config, made.program)
+        report = make_report(args, board, made.config, made.program, made.result, cycles)
+        report["stage"] = made.stage
+        if made.trials:
+            report["searched"] = [dataclasses.asdict(trial) for trial in made.trials]
+        write_report(folder, report)
+    print_report(report, args.output, out)
     out.result(report)
     return 0
 
 
-def _check_folder(target: Path, force: bool) -> None:
-    """Refuse a target that exists, before any work; ``--force`` replaces what an earlier build has made, and nothing else."""
-    parent = next(folder for folder in target.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RefusedError(
-            f"{parent} cannot be written to", "a folder to make another in", "name another one"
-        )
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / VERILOG).is_file():
-        found = "is a file" if target.is_file() else "holds other files than a build's"
-        raise RefusedError(f"{target} {found}", "a new or empty folder", "name another one")
-    if not force:
-        raise RefusedError(
-            f"{target} holds an earlier build",
-            "a new or empty folder",
-            "name another one, or add --force to replace it",
-        )
+@dataclass(frozen=True)
+class _Made:
+    """What has been built, and how far."""
+
+    config: AcceleratorConfig
+    program: Program | None
+    result: BuildResult
+    stage: str
+    trials: Sequence[Trial] = ()
 
 
-def _failed_folder(target: Path) -> Path:
-    """Return where the logs of a failed build go."""
-    return target.with_name(f"{target.name}.failed")
+def _make(
+    args: argparse.Namespace,
+    board: Board,
+    config: AcceleratorConfig,
+    program: Program | None,
+    resolved: ResolvedModel | None,
+    folder: Path,
+    out: Output,
+) -> _Made:
+    """Write Verilog, and as much of what the tools make of it as was asked for."""
+    found = None
+    if args.auto:
+        model = resolved.model if resolved else None
+        found = search(board, model, config, folder, args.seed, args.tries, out.print)
+        config, program = found.config, found.program
+    result = BuildResult()
+    if board.flow == VIVADO:
+        _write_verilog(vivado.top(board, config, program), config, folder, out)
+        return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
+    machine = SerialMachine(config, board.divisor, program, board.multiplier_style)
+    _write_verilog(machine, config, folder, out)
+    if found:
+        return _Made(config, program, found.result, "bitstream", found.trials)
+    if args.stage == "bitstream":
+        result = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
+    return _Made(config, program, result, args.stage)
 
 
-@contextmanager
-def _complete_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder under a temporary name beside `target`, which it becomes if nothing goes wrong.
+def _write_verilog(
+    machine: SerialMachine | AxiMachine, config: AcceleratorConfig, folder: Path, out: Output
+) -> None:
+    """Write the machine's Verilog, and the core file that names it."""
+    out.print("writing Verilog ...")
+    (folder / VERILOG).write_text(LINT_HEADER + to_verilog(machine, TOP))
+    (folder / CORE_FILE).write_text(core_file(VERILOG, TOP, config.hash))
 
-    What a failed build has made (logs, netlist) is kept beside it under the name ``DIR.failed``.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    scratch.chmod(0o755)
-    failed = _failed_folder(target)
-    if failed.exists():
-        shutil.rmtree(failed)
+
+def _vendor(board: Board, folder: Path, stage: str, result: BuildResult, out: Output) -> str:
+    """Write the project; estimate it and, where Vivado is on the PATH, run it. Return how far it came."""
+    vivado.write_project(board, folder)
+    if stage == "verilog":
+        return "project"
+    result.timing_note = vivado.UNPROVEN
+    estimate(board, folder, VERILOG, result, out.print)
+    if shutil.which("vivado") is None:
+        out.print(f"Vivado is not on the PATH: {vivado.PROJECT} is ready to run where it is.")
+        return "project"
+    vivado.run_vivado(folder, result, out.print)
+    result.timing_note = (
+        "resources are an estimate of Yosys; the vendor's are in utilization.rpt and timing.rpt"
+    )
+    return "bitstream"
+
+
+def _compile(resolved: ResolvedModel, config: AcceleratorConfig, board: Board) -> Program:
+    """Compile the model; a refusal says what else the board can do."""
     try:
-        yield scratch
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.rename(target)
-    except FailedError as error:
-        scratch.replace(failed)
-        raise FailedError(error.found, error.expected, f"{error.remedy}; logs are in {failed}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        return compile_model(resolved.model, config)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{resolved.model.name} does not fit the machine of {board.name}: {error.found}",
+            error.expected,
+            f"{error.remedy}; or take a board with more memory (hwattn boards), a smaller model, or --empty for a machine without one",
+        ) from error
 
 
 def _write_program(
@@ -188,58 +250,3 @@ def _write_settings(folder: Path, board: Board, config: AcceleratorConfig, progr
         "program_with": board.program_with,
     }
     (folder / "driver.json").write_text(json.dumps(settings, indent=1) + "\n")
-
-
-def _report(
-    args: argparse.Namespace,
-    board: Board,
-    config: AcceleratorConfig,
-    program: Program | None,
-    built: BuildResult,
-    cycles: dict[str, float] | None,
-) -> dict[str, Any]:
-    latency = {name: count / board.clock_mhz / 1000 for name, count in (cycles or {}).items()}
-    available = dataclasses.asdict(board.resources)
-    resources = {
-        name: dataclasses.asdict(built.resources[name])
-        if name in built.resources
-        else {"used": 0, "available": count}
-        for name, count in available.items()
-    }
-    return {
-        "board": board.name,
-        "stage": args.stage,
-        "model": program.name if program else None,
-        "config": config.as_dict(),
-        "config_hash": f"{config.hash:08x}",
-        "program_hash": f"{program.hash:08x}" if program else None,
-        "multipliers": config.multipliers,
-        "resources": resources,
-        "fmax_mhz": built.fmax_mhz or None,
-        "clock_mhz": board.clock_mhz,
-        "critical_path": built.critical_path,
-        "cycles": cycles,
-        "latency_ms": max(latency.values()) if latency else None,
-        "latency_ms_by_task": latency,
-        "latency_source": "cycles counted in the simulated RTL, at clock_mhz" if latency else None,
-        "seed": args.seed,
-        "stages": [dataclasses.asdict(stage) for stage in built.stages],
-    }
-
-
-def _print(report: dict[str, Any], target: Path, out: Output) -> None:
-    if report["fmax_mhz"]:
-        rows = [
-            (name.upper(), entry["used"], entry["available"], f"{entry['used'] / entry['available']:.0%}")
-            for name, entry in report["resources"].items()
-        ]
-        out.print(
-            table(["resource", "used", "available", "share"], rows, right=["used", "available", "share"])
-        )
-        out.print(f"Fmax {report['fmax_mhz']:.1f} MHz; it will run at {report['clock_mhz']:g} MHz.")
-    for name, latency in report["latency_ms_by_task"].items():
-        cycles = report["cycles"][name]
-        out.print(
-            f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, counted in the simulated RTL)."
-        )
-    out.print(f"{target}: {', '.join(report['files'])}")

@@ -1,4 +1,4 @@
-"""``hwattn run``: integer inference with the bit-accurate NumPy model."""
+"""``hwattn run``: integer inference with the bit-accurate NumPy model, or on a machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.boards.board import find_board
 from hwattn.cli.arguments import (
     accelerator_config,
     add_config,
@@ -21,6 +22,7 @@ from hwattn.cli.arguments import (
     load_images,
     parse_task,
 )
+from hwattn.cli.device import run_on_device
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.compiler import compile_model
@@ -29,7 +31,7 @@ from hwattn.spec.errors import RefusedError
 
 HELP = (
     "Run a model on images with the bit-accurate integer model of the accelerator, and write one array per model "
-    "output. The machine computes the same, bit for bit."
+    "output. The machine computes the same, bit for bit; --device runs it there."
 )
 
 
@@ -47,6 +49,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="T", help="an index or the name of an output; default: all tasks")
     parser.add_argument("--calibration", type=Path, metavar="X.npz", help="to quantize an .onnx with")
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="run on a machine: a serial port (/dev/ttyUSB0), a UIO device (/dev/uio0), or sim, the RTL in a simulator",
+    )
+    parser.add_argument(
+        "--board",
+        metavar="B",
+        default="ulx3s-85f",
+        help="with --device: the board, for its preset and the speed of its serial port (default: %(default)s)",
+    )
     add_config(parser)
 
 
@@ -57,8 +70,15 @@ def run(args: argparse.Namespace, out: Output) -> int:
     model = resolved.model
     tasks = parse_task(args.task, resolved.output_names)
     images = input_images(args.input, args.images, resolved)
-    executor = Executor(compile_model(model, accelerator_config(args, resolved.preset)))
-    outputs, seconds = _execute(executor, images, tasks, out)
+    board = find_board(args.board) if args.device else None
+    program = compile_model(model, accelerator_config(args, board.preset if board else resolved.preset))
+    cycles: dict[int, list[int]] = {}
+    if board is None:
+        outputs, seconds = _execute(Executor(program), images, tasks, out)
+    else:
+        began = time.perf_counter()
+        answered = run_on_device(args.device, board.baud, program, images, tasks, out)
+        outputs, cycles, seconds = answered.outputs, answered.cycles, time.perf_counter() - began
     write_arrays(args.output, outputs)
     rows = [(name, "x".join(map(str, value.shape)), str(value.dtype)) for name, value in outputs.items()]
     out.print(table(["output", "shape", "type"], rows))
@@ -66,9 +86,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
     out.print(
         f"{len(images)} images in {seconds:.2f} s ({rate:.0f} images and tasks per second): {args.output}"
     )
+    for task, counts in cycles.items():
+        out.print(f"task {resolved.output_names[task]}: {np.mean(counts):,.0f} cycles per image")
     out.result(
         {
             "model": model.name,
+            "device": args.device,
+            "cycles": {resolved.output_names[task]: counts for task, counts in cycles.items()},
             "images": len(images),
             "tasks": [resolved.output_names[task] for task in tasks],
             "output": args.output,

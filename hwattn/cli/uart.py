@@ -18,6 +18,9 @@ from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 from hwattn.spec.registers import Region
 
+NOISE_VARIABLE = "HWATTN_LINE_NOISE"
+"""Environment variable that tells the testbench how noisy the line is."""
+
 
 def drive_over_pins(
     program: Program,
@@ -26,6 +29,7 @@ def drive_over_pins(
     *,
     preloaded: bool = True,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    noise: float = 0.0,
 ) -> Findings:
     """Run images on a simulated board through its UART, with the host's driver.
 
@@ -39,6 +43,8 @@ def drive_over_pins(
         the machine's bus); else the driver loads it over the line.
     multiplier_style : MultiplierStyle
         How the machine multiplies.
+    noise : float
+        Share of frames, in each direction, of which a byte is dropped, doubled or changed.
 
     Returns
     -------
@@ -73,6 +79,6 @@ def drive_over_pins(
             built,
             "hwattn.cli.uart_testbench",
             folder / "run",
-            environment={JOB_VARIABLE: str(folder / "job.json")},
+            environment={JOB_VARIABLE: str(folder / "job.json"), NOISE_VARIABLE: str(noise)},
         )
         return Findings.load_file(result)

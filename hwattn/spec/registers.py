@@ -89,6 +89,19 @@ class Register(IntEnum):
     """Words that went to external memory."""
 
 
+AXI_BYTES = 4096
+"""Bytes of the window of the AXI4-Lite port (``rtl.axi_lite``)."""
+
+AXI_CSR_BYTES = 2048
+"""The registers lie in the window's first bytes, register n at byte 4 n."""
+
+AXI_ADDRESS = 2048
+"""Byte of the window that holds the address of the unit that AXI_DATA reads or writes."""
+
+AXI_DATA = 2052
+"""Byte of the window through which any unit is read or written; the address then counts up."""
+
+
 class Control(IntFlag):
     """What a write to `CONTROL` does."""
 

@@ -77,6 +77,9 @@ class FakeMachine:
         taken, self._answers = self._answers[:count], self._answers[count:]
         return taken
 
+    def settle(self) -> None:
+        """A frame is whole or forgotten."""
+
     def _serve(self, frame: bytes) -> bytes | None:
         if len(frame) < 1 + HEADER_BYTES or frame[0] != REQUEST:
             return None

@@ -13,9 +13,10 @@ import pytest
 
 import hwattn.boards
 from hwattn.boards import ecp5
-from hwattn.boards.board import Board, boards, find_board
+from hwattn.boards.board import BAUD_ERROR, LEAST_DIVISOR, Board, boards, find_board
+from hwattn.boards.flows import OPEN_FLOWS, VIVADO, open_flow
+from hwattn.boards.pll import VCO_MHZ, ecp5_dividers
 from hwattn.boards.serial_transport import SerialTransport
-from hwattn.boards.top import LEDS
 from hwattn.spec.config import load_preset
 from hwattn.spec.errors import FailedError, RefusedError
 
@@ -32,24 +33,59 @@ def test_each_board_has_a_file_of_its_own(board: Board) -> None:
     assert find_board(board.name) is board
 
 
-def test_the_line_runs_at_a_whole_number_of_cycles_per_bit(board: Board) -> None:
-    assert board.divisor >= 4
-    assert board.divisor * board.baud == board.clock_mhz * 1e6
+def test_the_line_keeps_its_speed(board: Board) -> None:
+    assert board.divisor >= LEAST_DIVISOR
+    assert abs(board.clock_mhz * 1e6 / board.divisor / board.baud - 1) <= BAUD_ERROR
 
 
+def test_another_clock_keeps_the_line_or_is_refused() -> None:
+    board = find_board("ulx3s-85f")
+    assert board.at_clock(50.0).divisor == 50
+    for clock, cycles in [(3.0, "3.00"), (4.5, "4.50")]:
+        with pytest.raises(RefusedError, match=f"clock of {clock:g} MHz, {cycles} cycles for each bit"):
+            board.at_clock(clock)
+
+
+OPEN = [board for board in boards().values() if board.flow in OPEN_FLOWS]
+
+
+@pytest.mark.parametrize("board", OPEN, ids=lambda board: board.name)
 def test_the_preset_can_fit(board: Board) -> None:
-    ecp5.check_size(board, load_preset(board.preset))
+    open_flow(board).check_size(board, load_preset(board.preset))
 
 
+@pytest.mark.parametrize("board", OPEN, ids=lambda board: board.name)
 def test_the_platform_is_the_board(board: Board) -> None:
+    assert board.platform is not None
     platform = board.platform()
     assert platform is not board.platform(), "resources can be requested once"
-    assert platform.default_clk_frequency == board.clock_mhz * 1e6
-    device = f"{platform.device}-{platform.speed}{platform.package}C"
-    assert device == board.device
+    assert platform.default_clk_frequency == board.oscillator_mhz * 1e6
+    if board.flow == "ecp5":
+        assert f"{platform.device}-{platform.speed}{platform.package}C" == board.device
+        assert ecp5.device_options(board)
+    else:
+        assert platform.part == board.device
     assert ("uart", 0) in platform.resources
-    assert all(("led", number) in platform.resources for number in range(LEDS))
-    assert ecp5._device(board)
+    assert ("led", 0) in platform.resources
+
+
+def test_every_board_has_a_flow(board: Board) -> None:
+    assert (board.flow in OPEN_FLOWS) == (board.platform is not None)
+    assert (board.flow == VIVADO) == (board.vivado is not None)
+
+
+@pytest.mark.parametrize(
+    ("oscillator", "clock"), [(25.0, 50.0), (25.0, 75.0), (48.0, 24.0), (100.0, 25.0), (25.0, 62.5)]
+)
+def test_the_pll_makes_the_clock_within_its_limits(oscillator: float, clock: float) -> None:
+    found = ecp5_dividers(oscillator, clock)
+    assert oscillator / found.reference * found.feedback == clock
+    assert VCO_MHZ[0] <= clock * found.post <= VCO_MHZ[1]
+
+
+def test_a_clock_that_the_pll_cannot_make_is_refused() -> None:
+    with pytest.raises(RefusedError, match="a clock of 33.3333 MHz from an oscillator of 25 MHz"):
+        ecp5_dividers(25.0, 33.3333)
 
 
 def test_an_unknown_board_is_refused() -> None:

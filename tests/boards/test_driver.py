@@ -11,7 +11,8 @@ import pytest
 from fake_machine import FakeMachine
 from random_models import vit
 
-from hwattn.boards.driver import TRIES, Driver
+from hwattn.boards.driver import Driver
+from hwattn.boards.link_bus import TRIES, LinkBus
 from hwattn.compiler import compile_model
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
@@ -48,7 +49,7 @@ def images(program: Program) -> np.ndarray:
 
 
 def test_runs_every_task_as_the_integer_model_does(program: Program, images: np.ndarray) -> None:
-    driver = Driver(FakeMachine(program), CONFIG)
+    driver = Driver(LinkBus(FakeMachine(program)), CONFIG)
     for task in range(len(program.entries)):
         expected = Executor(program).run(images, task)
         for number, image in enumerate(images):
@@ -63,7 +64,7 @@ def test_runs_every_task_as_the_integer_model_does(program: Program, images: np.
 
 def test_loads_an_empty_machine_once(program: Program) -> None:
     machine = FakeMachine(program, preloaded=False)
-    driver = Driver(machine, CONFIG)
+    driver = Driver(LinkBus(machine), CONFIG)
     assert driver.identity.program_hash == 0
     driver.load(program)
     for block in program_blocks(program):
@@ -101,7 +102,7 @@ def test_a_damaged_line_changes_nothing(
         return damage(frame, rng.randrange(len(frame))) if rng.random() < 0.15 else frame
 
     machine = FakeMachine(program, preloaded=False, **{direction: line})
-    driver = Driver(machine, CONFIG)
+    driver = Driver(LinkBus(machine), CONFIG)
     driver.load(program)
     result = driver.run(program, images[0], 0)
     expected = Executor(program).run(images[:1], 0).integers
@@ -116,7 +117,8 @@ def test_an_unanswered_write_is_done_once(program: Program) -> None:
         return b"" if len(lost) % TRIES else answer
 
     machine = FakeMachine(program)
-    driver = Driver(machine, CONFIG)
+    driver = Driver(LinkBus(machine), CONFIG)
+    driver.write(address(Region.CSR, Register.CONTROL), [0])
     machine.to_host, machine.order = line, []
     targets = [address(Region.ACT, unit) for unit in range(150)]
     driver.write(targets[0], range(150))
@@ -127,7 +129,7 @@ def test_an_unanswered_write_is_done_once(program: Program) -> None:
 @pytest.mark.parametrize("reads", [254, 255, 256])
 def test_no_number_of_reads_makes_a_write_look_repeated(program: Program, reads: int) -> None:
     machine = FakeMachine(program)
-    driver = Driver(machine, CONFIG)
+    driver = Driver(LinkBus(machine), CONFIG)
     target = address(Region.ACT, 0)
     driver.write(target, [1])
     for _ in range(reads):
@@ -141,14 +143,14 @@ def test_the_last_write_of_an_earlier_host_hides_none(program: Program) -> None:
     target = address(Region.ACT, 0)
     for number in range(256):
         machine.last_write = number
-        Driver(machine, CONFIG).write(target, [number])
+        Driver(LinkBus(machine), CONFIG).write(target, [number])
         assert machine.units[target] == number
 
 
 def test_gives_up_on_a_dead_line(program: Program) -> None:
     machine = FakeMachine(program, to_machine=lambda frame: b"")
     with pytest.raises(FailedError, match=f"no good answer after {TRIES} tries; .* check the port"):
-        Driver(machine, CONFIG)
+        Driver(LinkBus(machine), CONFIG)
     assert machine.frames == TRIES
 
 
@@ -161,12 +163,12 @@ def test_refuses_another_machine(program: Program) -> None:
         machine = FakeMachine(program)
         machine.set(register, value)
         with pytest.raises(RefusedError, match=message):
-            Driver(machine, CONFIG)
+            Driver(LinkBus(machine), CONFIG)
         assert machine.order == []
 
 
 def test_refuses_another_program(program: Program, images: np.ndarray) -> None:
-    driver = Driver(FakeMachine(program), CONFIG)
+    driver = Driver(LinkBus(FakeMachine(program)), CONFIG)
     other = compiled(1)
     with pytest.raises(RefusedError, match=f"holds program {program.hash:08x}; expected program"):
         driver.run(other, images[0], 0)
@@ -178,7 +180,7 @@ def test_refuses_another_program(program: Program, images: np.ndarray) -> None:
 
 def test_a_hash_that_does_not_stay(program: Program) -> None:
     machine = FakeMachine(program, preloaded=False)
-    driver = Driver(machine, CONFIG)
+    driver = Driver(LinkBus(machine), CONFIG)
     known = machine.units
 
     class Forgetful(dict[int, int]):
@@ -195,12 +197,12 @@ def test_a_machine_error_is_a_sentence(program: Program, images: np.ndarray) -> 
     machine = FakeMachine(program)
     machine.ends_with, machine.error = Status.ERROR, (ErrorCause.UNKNOWN_INSTRUCTION, 17)
     with pytest.raises(FailedError, match="stopped at instruction 17: unknown instruction; expected"):
-        Driver(machine, CONFIG).run(program, images[0], 0)
+        Driver(LinkBus(machine), CONFIG).run(program, images[0], 0)
 
 
 def test_a_machine_that_does_not_stop_is_reset(program: Program, images: np.ndarray) -> None:
     machine = FakeMachine(program)
     machine.ends_with = Status.RUNNING
     with pytest.raises(FailedError, match=r"has not stopped after 0\.01 s"):
-        Driver(machine, CONFIG).run(program, images[0], 0, seconds=0.01)
+        Driver(LinkBus(machine), CONFIG).run(program, images[0], 0, seconds=0.01)
     assert machine.get(Register.STATUS) == 0

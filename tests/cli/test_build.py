@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import yaml
 
 from hwattn.boards.board import Board
 from hwattn.boards.flow import BuildResult, Stage, Usage
+from hwattn.boards.nextpnr import Nextpnr
 from hwattn.cli import build
 from hwattn.cli.main import main
+from hwattn.sim.cosim.verilator import environment, verilator_root, version
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import load_preset
 from hwattn.spec.errors import FailedError
@@ -34,11 +38,14 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail where a refusal comes too late."""
     for name in ("to_verilog", "simulate", "compile_model"):
         monkeypatch.setattr(build, name, forbidden)
-    monkeypatch.setattr(build.ecp5, "build", forbidden)
+    monkeypatch.setattr(Nextpnr, "build", forbidden)
 
 
 REFUSALS = [
-    (["build", "--board", "icebreaker", "-o", "{tmp}/new"], "no board icebreaker; expected one of ulx3s-85f"),
+    (
+        ["build", "--board", "icebreaker", "-o", "{tmp}/new"],
+        "no board icebreaker; expected one of arty-a7-100t",
+    ),
     (["build", "-o", "{tmp}/new"], "--board"),
     (BOARD, "-o/--output"),
     ([*BOARD, "-o", "{tmp}/file"], "file is a file; expected a new or empty folder"),
@@ -89,18 +96,46 @@ def test_a_machine_that_cannot_fit(tmp_path: Path, capsys: pytest.CaptureFixture
     assert list(tmp_path.iterdir()) == []
 
 
+def _lint(verilog: Path) -> None:
+    """Run Verilator's lint, if there is one here: no warning."""
+    if version() is None:
+        return
+    tool = verilator_root() / "bin" / "verilator_bin"
+    done = subprocess.run(
+        [str(tool), "--lint-only", "--top-module", "hwattn", str(verilog)],
+        env=os.environ | environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_board_too_small_for_the_model_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--board", "ulx3s-25f", "-o", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert "digits does not fit the machine of ulx3s-25f" in error
+    assert "too small by" in error
+    assert "or --empty for a machine without one" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verilog_of_an_empty_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "out"
     settings = ["--config", "tiny", "--set", "weight_words=64"]
     arguments = [*BOARD, "--stage", "verilog", "--empty", "-o", str(target), *settings, "--json"]
     assert main(arguments) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["files"] == ["driver.json", "hwattn.v", "report.json"]
+    assert document["files"] == ["driver.json", "hwattn.core", "hwattn.v", "report.html", "report.json"]
     assert sorted(entry.name for entry in target.iterdir()) == document["files"]
     assert [entry.name for entry in target.parent.iterdir()] == ["out"]
     assert document["multipliers"] == 12
     assert document["fmax_mhz"] is document["latency_ms"] is document["program_hash"] is None
     assert "module hwattn(" in (target / "hwattn.v").read_text()
+    core = yaml.safe_load((target / "hwattn.core").read_text().removeprefix("CAPI=2:"))
+    assert core["filesets"]["rtl"]["files"] == ["hwattn.v"]
+    assert core["targets"]["lint"]["toplevel"] == "hwattn"
+    _lint(target / "hwattn.v")
     config = load_preset("tiny").replace(weight_words=64)
     driver = json.loads((target / "driver.json").read_text())
     assert driver["config"] == config.as_dict()
@@ -117,7 +152,13 @@ def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None],
 
     def ends_with(error: Exception | None) -> None:
         def place_and_route(
-            board: Board, machine: None, folder: Path, seed: int, progress: Callable[[str], None]
+            flow: Nextpnr,
+            board: Board,
+            machine: None,
+            folder: Path,
+            seed: int,
+            progress: Callable[[str], None],
+            tries: int,
         ) -> BuildResult:
             progress("place and route")
             (folder / "place_and_route.log").write_text("placing")
@@ -127,7 +168,7 @@ def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None],
             resources = {name: Usage(1, 2) for name in ("lut", "ff", "dsp", "ram")}
             return BuildResult(resources, 31.5, ["a", "b"], [Stage("nextpnr-ecp5", 1.0)])
 
-        monkeypatch.setattr(build.ecp5, "build", place_and_route)
+        monkeypatch.setattr(Nextpnr, "build", place_and_route)
 
     return ends_with
 
@@ -184,3 +225,65 @@ def test_an_interrupted_build_leaves_nothing(
     quick_tools(KeyboardInterrupt())  # type: ignore[arg-type]
     assert main([*BOARD, "--empty", "-o", str(tmp_path / "out")]) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+VENDOR = ["build", "--board", "zcu102", "--empty", "--config", "tiny"]
+
+
+@pytest.fixture
+def quick_vendor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """An estimate that takes no time, and a Vivado on the PATH: call with the shell script that it is."""
+    monkeypatch.setattr(build, "to_verilog", lambda machine, top: f"module {top}(); endmodule\n")
+    monkeypatch.setattr(build.vivado, "AxiMachine", lambda *parameters: None)
+
+    def quick(board: Board, folder: Path, core: str, result: BuildResult, progress: object) -> None:
+        result.resources = {name: Usage(1, 2) for name in ("lut", "ff", "dsp", "ram")}
+
+    monkeypatch.setattr(build, "estimate", quick)
+
+    def install(script: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "vivado").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "vivado").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    return install
+
+
+def test_a_vendor_project_is_ready_to_run_and_says_that_its_timing_is_unproven(
+    quick_vendor: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*VENDOR, "-o", str(tmp_path / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["stage"] == "project"
+    assert document["fmax_mhz"] is None
+    assert "timing is unproven" in document["timing_note"]
+    assert document["resources"]["lut"] == {"used": 1, "available": 2}
+    wanted = {"project.tcl", "hwattn_top.v", "hwattn.xdc", "component.xml", "run_pynq.py", "hwattn.dtsi"}
+    assert wanted < set(document["files"])
+    assert "timing is unproven" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_vivado_on_the_path_is_run(
+    quick_vendor: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick_vendor('test "$*" = "-mode batch -source project.tcl" && touch hwattn.bit')
+    assert main([*VENDOR, "-o", str(tmp_path / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["stage"] == "bitstream"
+    assert "hwattn.bit" in document["files"]
+
+
+def test_a_vivado_that_fails_is_a_failed_build(
+    quick_vendor: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick_vendor("echo the clock is missed; exit 1")
+    assert main([*VENDOR, "-o", str(tmp_path / "out")]) == 1
+    assert "vivado ended with code 1" in capsys.readouterr().err
+    assert "the clock is missed" in (tmp_path / "out.failed" / "vivado_run.log").read_text()
+
+
+def test_auto_on_a_vendor_board_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*VENDOR, "--auto", "-o", str(tmp_path / "out")]) == 2
+    assert "--auto for zcu102" in capsys.readouterr().err

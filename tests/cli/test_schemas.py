@@ -21,6 +21,10 @@ CALLS = [
     ("eval", ["eval", "digits", "--images", "16"]),
     ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--stepped", "0"]),
     ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
+    (
+        "build",
+        ["build", "--board", "kv260", "--stage", "verilog", "--empty", "--config", "tiny", "-o", "{tmp}/out"],
+    ),
     ("boards", ["boards"]),
     ("gna#mask", ["gna", "mask", *PATTERN]),
     ("gna#windows", ["gna", "windows", *PATTERN]),

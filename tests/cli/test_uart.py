@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from random_models import vit
 
 from hwattn.cli.uart import drive_over_pins
@@ -30,12 +31,15 @@ CONFIG = AcceleratorConfig(
 )
 
 
-def test_an_empty_machine_is_loaded_and_runs_every_task() -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.1], ids=["clean", "noisy"])
+def test_an_empty_machine_is_loaded_and_runs_every_task(noise: float) -> None:
     model = vit(image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dm")
     program = compile_model(model, CONFIG)
     images = np.random.default_rng(1).normal(0, 0.8, (2, *model.image_shape)).astype(np.float32)
+    if noise:
+        images = images[:1]
     tasks = range(len(program.entries))
-    findings = drive_over_pins(program, images, tasks, preloaded=False)
+    findings = drive_over_pins(program, images, tasks, preloaded=False, noise=noise)
     assert [(run.task, run.image) for run in findings.runs] == [
         (task, image) for task in tasks for image in range(len(images))
     ]

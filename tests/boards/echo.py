@@ -1,0 +1,39 @@
+"""What BoardTop takes for a machine, but small."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Assert, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwattn.boards.board import Board
+from hwattn.rtl.link import Link
+from hwattn.rtl.machine import STATUS_BITS
+from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
+from hwattn.spec.link import SILENCE_BYTES
+
+
+class Echo(wiring.Component):
+    """UART and link, and reads that are answered with their address."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * self.board.divisor)
+        m.submodules.receiver = receiver = UartReceiver(self.board.divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(self.board.divisor)
+        wiring.connect(m, receiver.bytes, link.received)
+        wiring.connect(m, link.sent, transmitter.bytes)
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            link.request.ready.eq(1),
+            link.response.valid.eq(1),
+        ]
+        with m.If(link.request.valid):
+            m.d.sync += [link.response.payload.eq(link.request.payload.addr), self.status.eq(self.status + 1)]
+            m.d.sync += Assert(link.request.payload.addr != 0)
+        return m

@@ -1,0 +1,78 @@
+"""The host's driver on the whole machine behind AXI4-Lite, whose bus cocotbext-axi drives with stalls; run inside the simulator."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.handle import HierarchyObject
+from cocotb.task import bridge, resume
+from cocotb.triggers import ClockCycles
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster
+
+from hwattn.boards.driver import Driver
+from hwattn.boards.mapped_bus import MappedBus
+from hwattn.spec.program_file import load_program
+
+FOLDER = "HWATTN_AXI_FOLDER"
+
+
+class SimulatedWindow:
+    """The machine's window in memory: each access is one on the simulated bus."""
+
+    def __init__(self, master: AxiLiteMaster) -> None:
+        self._read = resume(master.read_dword)
+        self._write = resume(master.write_dword)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._read(4 * index))
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._write(4 * index, value)
+
+
+def stalls(seed: int, share: float):
+    """Draw for each cycle whether a channel pauses."""
+    draw = random.Random(seed)
+    return (draw.random() < share for _ in itertools.count())
+
+
+@cocotb.test()
+async def driver_over_axi(dut: HierarchyObject) -> None:
+    folder = Path(os.environ[FOLDER])
+    program, images = load_program(folder / "program.hwp"), np.load(folder / "images.npy")
+    Clock(dut.clk, 10, unit="ns").start()
+    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), dut.clk, dut.rst)
+    channels = [
+        master.write_if.aw_channel,
+        master.write_if.w_channel,
+        master.write_if.b_channel,
+        master.read_if.ar_channel,
+        master.read_if.r_channel,
+    ]
+    for seed, channel in enumerate(channels):
+        channel.set_pause_generator(stalls(seed, 0.2))
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 4)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 2)
+    found: dict[str, list[np.ndarray]] = {}
+
+    def drive() -> None:
+        driver = Driver(MappedBus(SimulatedWindow(master)), program.config)
+        driver.load(program)
+        for task in range(len(program.entries)):
+            for image in images:
+                for name, integers in driver.run(program, image, task, seconds=3600).integers.items():
+                    found.setdefault(name, []).append(integers)
+
+    await bridge(drive)()
+    assert int(dut.interrupt.value) == 1
+    np.savez(
+        folder / "found.npz", allow_pickle=False, **{name: np.stack(each) for name, each in found.items()}
+    )
