@@ -86,8 +86,6 @@ class Board:
         What the flow needs.
     program_with : str
         How to write the bitstream to the board.
-    platform : callable
-        Returns the Amaranth platform, made anew.
     multiplier_style : MultiplierStyle
         What the device's multiplier blocks serve best.
     soft_array : bool

@@ -18,7 +18,7 @@
 #define HWATTN_LINK_UNIT_BYTES 0x4u
 #define HWATTN_LINK_SILENCE_BYTES 0x40u
 #define HWATTN_COUNTERS_FIRST 32u
-#define HWATTN_COUNTERS 23u
+#define HWATTN_COUNTERS 40u
 
 /* Region: Where an address points; `ACT` can be read and written, `CSR` as its registers say, the others be written. */
 #define HWATTN_REGION_CSR 0u
@@ -43,16 +43,20 @@
 #define HWATTN_REGISTER_SCAN_BASE 10u /* First activation word of a scan. */
 #define HWATTN_REGISTER_SCAN_WORDS 11u /* Number of words of a scan, at least 1. */
 #define HWATTN_REGISTER_SCAN_CRC 12u /* CRC-32 (that of zlib) of the bytes of the last scan. */
-#define HWATTN_REGISTER_HEAD 16u /* HEAD + queue: the instruction at the head of a queue, with bit 16 set if there is one, bit 17 if its unit works on it. */
+#define HWATTN_REGISTER_BUS_TIMEOUT 13u /* Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`. */
+#define HWATTN_REGISTER_EXTERNAL_PAGE 14u /* Where external memory starts, in pages of 4 KiB. */
+#define HWATTN_REGISTER_HEAD 16u /* HEAD + queue: the oldest instruction of a queue that has not ended, with bit 16 set if there is one, bit 17 if its unit works on it. */
 #define HWATTN_REGISTER_CYCLES 32u /* Counters start at 0 with every start and count while the machine runs. */
 #define HWATTN_REGISTER_MATRIX_ACTIVE 33u /* Cycles in which the multipliers worked on a streamed word. */
 #define HWATTN_REGISTER_ISSUED 34u /* Instructions issued, skipped ones among them. */
 #define HWATTN_REGISTER_SKIPPED 35u /* Instructions skipped because their expert's queue was too short. */
 #define HWATTN_REGISTER_BUSY 36u /* BUSY + queue: cycles in which the queue's unit worked. */
-#define HWATTN_REGISTER_WAITING 40u /* WAITING + queue: cycles in which the queue's head waited for a token. */
-#define HWATTN_REGISTER_READ_STALL 44u /* READ_STALL + reader of `ActReader`: cycles lost to a reader of higher priority in the same bank. */
-#define HWATTN_REGISTER_WRITE_STALL 49u /* WRITE_STALL + writer of `ActWriter`. */
-#define HWATTN_REGISTER_WEIGHT_STALL 53u /* WEIGHT_STALL + reader of `WeightReader`. */
+#define HWATTN_REGISTER_WAITING 44u /* WAITING + queue: cycles in which the queue's head waited for a token and its unit was idle. */
+#define HWATTN_REGISTER_READ_STALL 52u /* READ_STALL + reader of `ActReader`: cycles lost to a reader of higher priority in the same bank. */
+#define HWATTN_REGISTER_WRITE_STALL 60u /* WRITE_STALL + writer of `ActWriter`. */
+#define HWATTN_REGISTER_WEIGHT_STALL 68u /* WEIGHT_STALL + reader of `WeightReader`. */
+#define HWATTN_REGISTER_READ_BEATS 70u /* Words that came from external memory. */
+#define HWATTN_REGISTER_WRITE_BEATS 71u /* Words that went to external memory. */
 
 /* Control: What a write to `CONTROL` does. */
 #define HWATTN_CONTROL_START 1u /* Begin at ENTRY. */
@@ -72,19 +76,24 @@
 #define HWATTN_ERRORCAUSE_NONE 0u
 #define HWATTN_ERRORCAUSE_UNKNOWN_INSTRUCTION 1u
 #define HWATTN_ERRORCAUSE_END_OF_PROGRAM 2u /* No Halt before the end of the program memory. */
+#define HWATTN_ERRORCAUSE_BUS_READ 3u /* External memory answered a read with an error. */
+#define HWATTN_ERRORCAUSE_BUS_WRITE 4u /* External memory answered a write with an error. */
+#define HWATTN_ERRORCAUSE_BUS_TIMEOUT 5u /* External memory did not go on with a transfer for BUS_TIMEOUT cycles. */
 
 /* ActReader: Readers of the activation memory, the highest priority first. */
 #define HWATTN_ACTREADER_MATRIX 0u
 #define HWATTN_ACTREADER_POST 1u
 #define HWATTN_ACTREADER_NORM 2u
 #define HWATTN_ACTREADER_LOAD 3u
-#define HWATTN_ACTREADER_HOST 4u
+#define HWATTN_ACTREADER_STORE 4u
+#define HWATTN_ACTREADER_HOST 5u
 
 /* ActWriter: Writers of the activation memory, the highest priority first. */
 #define HWATTN_ACTWRITER_POST 0u
 #define HWATTN_ACTWRITER_NORM 1u
 #define HWATTN_ACTWRITER_LOAD 2u
-#define HWATTN_ACTWRITER_HOST 3u
+#define HWATTN_ACTWRITER_FETCH 3u
+#define HWATTN_ACTWRITER_HOST 4u
 
 /* WeightReader: Readers of the weight memory, the highest priority first. */
 #define HWATTN_WEIGHTREADER_MATRIX 0u
