@@ -1,0 +1,116 @@
+"""The C++ machine from Python: its memories as NumPy arrays, single instructions, and the functions of its units (ctypes)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.hls.compilation import compile_machine
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction, encode
+from hwattn.spec.program import Program
+from hwattn.spec.registers import Region
+from hwattn.spec.tables import activation_table
+from hwattn.spec.transfer import program_blocks
+
+SOFTMAX_ROW = np.dtype([("maximum", np.int16), ("growth", np.uint8), ("pad", np.uint8), ("total", np.uint32)])
+"""Layout of ``SoftmaxRow`` in state.hpp."""
+
+
+class MachineMemory(IntEnum):
+    """Numbers of ``hwattn_memory`` in capi.cpp."""
+
+    ACT = 0
+    SLOTS = 1
+    ACCUMULATORS = 2
+    SOFTMAX = 3
+    QUEUE_TOKEN = 4
+    QUEUE_GATE = 5
+    QUEUE_COUNT = 6
+    METAQUEUE = 7
+    METAQUEUE_LENGTH = 8
+
+
+class CMachine:
+    """One machine of the C++ library.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Compiled for it on first use.
+    compiler : str
+    options : sequence of str
+        Added to the command line.
+
+    Notes
+    -----
+    Machines of one configuration, compiler and options share their memories: the library holds one machine.
+    """
+
+    def __init__(self, config: AcceleratorConfig, compiler: str = "g++", options: Sequence[str] = ()) -> None:
+        self.config = config
+        self._library = ctypes.CDLL(str(compile_machine(config, compiler, options)))
+        self._library.hwattn_memory.restype = ctypes.c_void_p
+        lanes, rows = config.lanes, config.rows
+        self.act = self._memory(MachineMemory.ACT, np.uint8, (-1, lanes))
+        self.slots = self._memory(MachineMemory.SLOTS, np.uint8, (config.row_slots, rows, -1))
+        self.accumulators = self._memory(MachineMemory.ACCUMULATORS, np.int32, (rows, -1))
+        self.softmax = self._memory(MachineMemory.SOFTMAX, SOFTMAX_ROW, (SOFTMAX_STATES, rows))
+        self.queue_token = self._memory(MachineMemory.QUEUE_TOKEN, np.uint16, (config.experts, -1))
+        self.queue_gate = self._memory(MachineMemory.QUEUE_GATE, np.uint16, (config.experts, -1))
+        self.queue_count = self._memory(MachineMemory.QUEUE_COUNT, np.uint16, (-1,))
+        self.metaqueue = self._memory(MachineMemory.METAQUEUE, np.uint8, (-1,))
+        self.metaqueue_length = self._memory(MachineMemory.METAQUEUE_LENGTH, np.uint16, (1,))
+
+    def _memory(self, number: MachineMemory, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        size = ctypes.c_uint64()
+        start = self._library.hwattn_memory(int(number), ctypes.byref(size))
+        data = (ctypes.c_uint8 * size.value).from_address(start)
+        return np.frombuffer(data, kind).reshape(shape)
+
+    def load(self, program: Program) -> None:
+        """Fill the memories with a program, as a host does."""
+        blocks = memory_blocks(program)
+        self._library.hwattn_load(
+            _pointer(np.array(extent(program), np.uint32)),
+            *(
+                _pointer(blocks[region])
+                for region in (Region.WEIGHT, Region.PARAM, Region.NORM, Region.TABLE)
+            ),
+            activation_table(program.activation).interval_shift,
+            _pointer(blocks[Region.PROGRAM]),
+        )
+
+    def execute(self, instruction: Instruction) -> int:
+        """Run one instruction; returns an ``ErrorCause``."""
+        data = encode(instruction).to_bytes(INSTRUCTION_BITS // 8, "little")
+        return int(self._library.hwattn_execute(data))
+
+    def run(self, entry: int) -> int:
+        """Run from an instruction to the next Halt; returns an ``ErrorCause``."""
+        return int(self._library.hwattn_run(entry))
+
+    def unit(self, name: str, arrays: Sequence[NDArray[Any]], result: NDArray[Any]) -> None:
+        """Call the function of a unit on arrays of one length, whose types must be those that capi.cpp says."""
+        count = ctypes.c_int64(len(arrays[0]))
+        getattr(self._library, f"hwattn_{name}")(count, *map(_pointer, arrays), _pointer(result))
+
+
+def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
+    """Contents of every memory in the 32-bit units that a host sends, by region."""
+    return {block.region: np.ascontiguousarray(block.units) for block in program_blocks(program)}
+
+
+def extent(program: Program) -> tuple[int, int, int, int]:
+    """How many entries of the weight, parameter, norm and program memories a program uses."""
+    return len(program.weights), len(program.params), len(program.norm_params), len(program.instructions)
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
