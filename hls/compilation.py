@@ -104,6 +104,40 @@ def compile_cpp(
     return done.stderr
 
 
+def simulate_project(folder: Path, compiler: str = "g++") -> str:
+    """Run ``make csim`` in a project's folder.
+
+    Returns
+    -------
+    str
+        What the testbenches say, one line for each top.
+
+    Raises
+    ------
+    RefusedError
+        There is no make or no compiler.
+    FailedError
+        It does not compile, or differs from the golden vectors; ``csim.log`` has it all.
+    """
+    if shutil.which("make") is None:
+        raise RefusedError("make is not on the PATH", "make", "install it: apt-get install make")
+    command = ["make", "csim", f"CXX={find_compiler(compiler)}", f"AP_TYPES={ap_types_folder()}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    (folder / "csim.log").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        lines = [
+            line
+            for line in (done.stderr + done.stdout).splitlines()
+            if "error" in line or "DIFFERENT" in line
+        ]
+        raise FailedError(
+            f"the C simulation failed: {lines[0] if lines else done.stderr[-200:]}",
+            "the bits of the golden vectors",
+            "read csim.log",
+        )
+    return "\n".join(line for line in done.stdout.splitlines() if "different from the NumPy model" in line)
+
+
 def compile_machine(config: AcceleratorConfig, compiler: str = "g++", options: Sequence[str] = ()) -> Path:
     """Compile the C interface for one configuration, once: a shared library in the user's cache.
 
@@ -117,14 +151,10 @@ def compile_machine(config: AcceleratorConfig, compiler: str = "g++", options: S
         write_headers(generated, config)
         texts = [source.read_text() for source in [*sources, *sorted(generated.iterdir())]]
         key = digest(compiler, *options, STANDARD, *WARNINGS, *texts)
-        folder = made_once(
-            cache_folder() / "hls" / key,
-            lambda scratch: compile_cpp(
-                [C_INTERFACE],
-                scratch / "machine.so",
-                [INCLUDE, generated],
-                ["-shared", "-fPIC", *options],
-                compiler,
-            ),
-        )
+
+        def compile_library(scratch: Path) -> None:
+            target = scratch / "machine.so"
+            compile_cpp([C_INTERFACE], target, [INCLUDE, generated], ["-shared", "-fPIC", *options], compiler)
+
+        folder = made_once(cache_folder() / "hls" / key, compile_library)
     return folder / "machine.so"

@@ -71,7 +71,8 @@ class CMachine:
         size = ctypes.c_uint64()
         start = self._library.hwattn_memory(int(number), ctypes.byref(size))
         data = (ctypes.c_uint8 * size.value).from_address(start)
-        return np.frombuffer(data, kind).reshape(shape)
+        flat: NDArray[Any] = np.frombuffer(memoryview(data), np.dtype(kind))
+        return flat.reshape(shape)
 
     def load(self, program: Program) -> None:
         """Fill the memories with a program, as a host does."""

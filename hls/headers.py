@@ -92,10 +92,10 @@ def header(guard: str, lines: list[str], source: str) -> str:
 def _constants(module: ModuleType) -> Iterator[tuple[str, int]]:
     """Public upper-case integers that a module defines (not those that it imports), in order of definition."""
     source = inspect.getsource(module)
-    for name, value in vars(module).items():
-        if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) and isinstance(value, int) and not isinstance(value, bool):
-            if re.search(rf"^{name}(: int)? = ", source, re.MULTILINE):
-                yield name, value
+    for name in re.findall(r"^([A-Z][A-Z0-9_]*)(?:: int)? = ", source, re.MULTILINE):
+        value = getattr(module, name)
+        if type(value) is int:
+            yield name, value
 
 
 def _instruction(kind: type[Instruction]) -> list[str]:

@@ -1,7 +1,7 @@
 # Vitis HLS 2022.2 or later: C simulation, synthesis, co-simulation and export of both tops.
 #   vitis_hls -f run_hls.tcl                              2022.2 to 2024.1
 #   vitis-run --mode hls --tcl run_hls.tcl                2024.2 and later
-# Environment: HWATTN_PART, HWATTN_PERIOD (ns), HWATTN_TOPS ("machine attention"), HWATTN_STEPS ("csim csynth cosim export"),
+# Environment: HWATTN_PART, HWATTN_PERIOD (ns), HWATTN_TOPS (machine, attention; default: all), HWATTN_STEPS ("csim csynth cosim export"),
 # HWATTN_COSIM (images or cases of the co-simulation).
 proc setting {name default} {
     global env
@@ -11,7 +11,9 @@ proc setting {name default} {
 set here [file dirname [file normalize [info script]]]
 set part [setting HWATTN_PART xczu9eg-ffvb1156-2-e]
 set period [setting HWATTN_PERIOD 3.33]
-set tops [setting HWATTN_TOPS "machine attention"]
+set found {}
+foreach source [lsort [glob -directory $here/src *.cpp]] { lappend found [file rootname [file tail $source]] }
+set tops [setting HWATTN_TOPS $found]
 set steps [setting HWATTN_STEPS "csim csynth cosim export"]
 set cosim_cases [setting HWATTN_COSIM 1]
 set flags "-std=c++14 -I$here/include -I$here/generated -I$here/src"

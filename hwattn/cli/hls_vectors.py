@@ -61,9 +61,10 @@ def attention_result(
             maximum, total = block.maximum, block.total
             operands = high_low(block.p16) if p16 else (bytes8(block.p16),)
             older = rescale(accumulator, block.growth) if first else accumulator
-            accumulator = older + matrix_product(operands[0], np.ascontiguousarray(values.T))
-            if p16:
-                accumulator += low_pass(matrix_product(operands[1], np.ascontiguousarray(values.T)))
+            columns = np.ascontiguousarray(values.T)
+            accumulator = older + matrix_product(operands[0], columns)
+            for low_bytes in operands[1:]:
+                accumulator += low_pass(matrix_product(low_bytes, columns))
         row_multiplier, row_shift = reciprocal(total, multiplier, shift)
         scaled = stage1(accumulator, 0, row_multiplier[:, None], row_shift[:, None])
         result[:, head] = saturate(scaled, 8).astype(np.int8)
