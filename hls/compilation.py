@@ -6,8 +6,9 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from hwattn.hls.headers import config_header, constants_header, isa_header, tables_header
 from hwattn.spec.cache import cache_folder, digest, made_once
@@ -15,15 +16,13 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
 
 INCLUDE = Path(__file__).parent / "include"
-C_INTERFACE = Path(__file__).parent / "capi.cpp"
+C_INTERFACES = {name: Path(__file__).parent / "capi" / f"{name}.cpp" for name in ("machine", "attention")}
 
 STANDARD = "-std=c++14"
 """What the compiler of Vitis HLS takes by default."""
 
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label", "-Wno-uninitialized")
 """Directives are pragmas and labels that a C++ compiler does not know; the last is for the ap_types headers under g++."""
-
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
 
 def ap_types_folder() -> Path:
@@ -138,23 +137,43 @@ def simulate_project(folder: Path, compiler: str = "g++") -> str:
     return "\n".join(line for line in done.stdout.splitlines() if "different from the NumPy model" in line)
 
 
-def compile_machine(config: AcceleratorConfig, compiler: str = "g++", options: Sequence[str] = ()) -> Path:
-    """Compile the C interface for one configuration, once: a shared library in the user's cache.
+def compile_interface(
+    name: str,
+    config: AcceleratorConfig,
+    definitions: Mapping[str, int] = MappingProxyType({}),
+    compiler: str = "g++",
+    options: Sequence[str] = (),
+) -> Path:
+    """Compile a C interface for one configuration, once: a shared library in the user's cache.
+
+    Parameters
+    ----------
+    name : str
+        A key of `C_INTERFACES`.
+    config : AcceleratorConfig
+    definitions : mapping of str to int
+        Macros.
+    compiler : str
+    options : sequence of str
 
     Returns
     -------
     Path
     """
-    sources = [*sorted(INCLUDE.glob("*.hpp")), C_INTERFACE]
-    with tempfile.TemporaryDirectory() as name:
-        generated = Path(name)
+    source = C_INTERFACES[name]
+    defined = [f"-D{macro}={value}" for macro, value in definitions.items()]
+    with tempfile.TemporaryDirectory() as scratch_name:
+        generated = Path(scratch_name)
         write_headers(generated, config)
-        texts = [source.read_text() for source in [*sources, *sorted(generated.iterdir())]]
-        key = digest(compiler, *options, STANDARD, *WARNINGS, *texts)
+        texts = [
+            file.read_text()
+            for file in [*sorted(INCLUDE.glob("*.hpp")), source, *sorted(generated.iterdir())]
+        ]
+        key = digest(compiler, STANDARD, *WARNINGS, *defined, *options, *texts)
 
         def compile_library(scratch: Path) -> None:
-            target = scratch / "machine.so"
-            compile_cpp([C_INTERFACE], target, [INCLUDE, generated], ["-shared", "-fPIC", *options], compiler)
+            flags = ["-shared", "-fPIC", *defined, *options]
+            compile_cpp([source], scratch / f"{name}.so", [INCLUDE, generated], flags, compiler)
 
         folder = made_once(cache_folder() / "hls" / key, compile_library)
-    return folder / "machine.so"
+    return folder / f"{name}.so"

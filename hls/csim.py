@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.hls.compilation import compile_machine
+from hwattn.hls.compilation import compile_interface
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction, encode
 from hwattn.spec.program import Program
@@ -23,7 +23,7 @@ SOFTMAX_ROW = np.dtype([("maximum", np.int16), ("growth", np.uint8), ("pad", np.
 
 
 class MachineMemory(IntEnum):
-    """Numbers of ``hwattn_memory`` in capi.cpp."""
+    """Numbers of ``hwattn_memory`` in capi/machine.cpp."""
 
     ACT = 0
     SLOTS = 1
@@ -54,7 +54,7 @@ class CMachine:
 
     def __init__(self, config: AcceleratorConfig, compiler: str = "g++", options: Sequence[str] = ()) -> None:
         self.config = config
-        self._library = ctypes.CDLL(str(compile_machine(config, compiler, options)))
+        self._library = ctypes.CDLL(str(compile_interface("machine", config, {}, compiler, options)))
         self._library.hwattn_memory.restype = ctypes.c_void_p
         lanes, rows = config.lanes, config.rows
         self.act = self._memory(MachineMemory.ACT, np.uint8, (-1, lanes))
@@ -97,9 +97,58 @@ class CMachine:
         return int(self._library.hwattn_run(entry))
 
     def unit(self, name: str, arrays: Sequence[NDArray[Any]], result: NDArray[Any]) -> None:
-        """Call the function of a unit on arrays of one length, whose types must be those that capi.cpp says."""
+        """Call the function of a unit on arrays of one length, whose types must be those that capi/machine.cpp says."""
         count = ctypes.c_int64(len(arrays[0]))
         getattr(self._library, f"hwattn_{name}")(count, *map(_pointer, arrays), _pointer(result))
+
+
+class CAttention:
+    """The attention kernel of the C++ library.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Its rows and lanes count.
+    head_dim, key_block : int
+        Compiled for them on first use.
+    """
+
+    def __init__(self, config: AcceleratorConfig, head_dim: int, key_block: int) -> None:
+        self.lanes, self.head_dim = config.lanes, head_dim
+        definitions = {"HWATTN_HEAD_DIM": head_dim, "HWATTN_KEY_BLOCK": key_block}
+        self._library = ctypes.CDLL(str(compile_interface("attention", config, definitions)))
+
+    def run(
+        self,
+        q: NDArray[np.int8],
+        k: NDArray[np.int8],
+        v: NDArray[np.int8],
+        scaling: NDArray[np.int64],
+        p16: bool,
+    ) -> NDArray[np.int8]:
+        """Compute attention; the arguments are those of `AttentionCase`, and so is the result."""
+        words = [head_words(array, self.lanes) for array in (q, k, v)]
+        result = np.empty_like(words[0])
+        self._library.hwattn_attention(
+            *map(_pointer, words),
+            _pointer(result),
+            _pointer(scaling_entries(scaling)),
+            *(ctypes.c_uint(count) for count in (len(q), len(k), len(scaling), int(p16))),
+        )
+        return result[..., : self.head_dim]
+
+
+def scaling_entries(scaling: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the scaling (heads, 4) as the attention kernel reads it: 16 bits each, the first lowest."""
+    return np.ascontiguousarray(scaling, "<u2").view("<u8").reshape(-1)
+
+
+def head_words(array: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
+    """Return (tokens, heads, head_dim) as bytes, each head padded with zeros to whole words."""
+    head_dim = array.shape[-1]
+    padded = np.zeros((*array.shape[:-1], -(-head_dim // lanes) * lanes), np.int8)
+    padded[..., :head_dim] = array
+    return padded
 
 
 def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:

@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.hls.compilation import INCLUDE, ap_types_folder, write_headers
-from hwattn.hls.csim import extent, memory_blocks
+from hwattn.hls.csim import extent, head_words, memory_blocks, scaling_entries
 from hwattn.hls.headers import header, integers
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Post, Softmax
@@ -242,19 +241,6 @@ def _write_cases(folder: Path, lanes: int, cases: Sequence[AttentionCase]) -> No
         for case in cases:
             for array in (case.q, case.k, case.v, case.result):
                 file.write(head_words(array, lanes).tobytes())
-
-
-def scaling_entries(scaling: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return the scaling (heads, 4) as the kernel reads it: 16 bits each, the first lowest."""
-    return np.ascontiguousarray(scaling, "<u2").view("<u8").reshape(-1)
-
-
-def head_words(array: NDArray[Any], lanes: int) -> NDArray[np.int8]:
-    """Return (tokens, heads, head_dim) as bytes, each head padded with zeros to whole words."""
-    head_dim = array.shape[-1]
-    padded = np.zeros((*array.shape[:-1], -(-head_dim // lanes) * lanes), np.int8)
-    padded[..., :head_dim] = array
-    return padded
 
 
 def _write_local(target: Path) -> None:

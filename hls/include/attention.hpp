@@ -95,14 +95,14 @@ struct Attention {
             for (unsigned head = 0; head < shape.heads; ++head) {
                 const HeadScaling scale = head_scaling(scaling[head]);
                 word_t resident[ROWS][WORDS];
-#pragma HLS ARRAY_PARTITION variable=resident complete dim=1
+#pragma HLS ARRAY_PARTITION variable=resident type=complete dim=1
                 for (unsigned r = 0; r < ROWS; ++r)
                     for (unsigned word = 0; word < WORDS; ++word) {
 #pragma HLS PIPELINE II=1
                         resident[r][word] = queries.read();
                     }
                 int32_t dot[ROWS];
-#pragma HLS ARRAY_PARTITION variable=dot complete
+#pragma HLS ARRAY_PARTITION variable=dot type=complete
                 for (unsigned key = 0; key < shape.keys; ++key)
                     for (unsigned word = 0; word < WORDS; ++word) {
 #pragma HLS PIPELINE II=1
@@ -130,7 +130,7 @@ struct Attention {
         AttentionShape shape) {
         for (unsigned pass = 0; pass < tiles(shape) * shape.heads; ++pass) {
             SoftmaxRow state[ROWS];
-#pragma HLS ARRAY_PARTITION variable=state complete
+#pragma HLS ARRAY_PARTITION variable=state type=complete
             for (unsigned first = 0; first < shape.keys; first += KEY_BLOCK) {
                 const unsigned keys = shape.keys - first < KEY_BLOCK ? shape.keys - first : KEY_BLOCK;
                 Scores block[KEY_BLOCK];
@@ -138,8 +138,8 @@ struct Attention {
                 uint32_t added[ROWS];
                 Growth growth;
 #pragma HLS AGGREGATE variable=block
-#pragma HLS ARRAY_PARTITION variable=highest complete
-#pragma HLS ARRAY_PARTITION variable=added complete
+#pragma HLS ARRAY_PARTITION variable=highest type=complete
+#pragma HLS ARRAY_PARTITION variable=added type=complete
                 for (unsigned key = 0; key < keys; ++key) {
 #pragma HLS PIPELINE II=1
                     block[key] = scores.read();
@@ -192,9 +192,9 @@ struct Attention {
         AttentionShape shape) {
         for (unsigned pass = 0; pass < tiles(shape) * shape.heads; ++pass) {
             Sums accumulator[ROWS][WORDS], high[ROWS][WORDS], low[ROWS][WORDS];
-#pragma HLS ARRAY_PARTITION variable=accumulator complete dim=1
-#pragma HLS ARRAY_PARTITION variable=high complete dim=1
-#pragma HLS ARRAY_PARTITION variable=low complete dim=1
+#pragma HLS ARRAY_PARTITION variable=accumulator type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=high type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=low type=complete dim=1
             for (unsigned first = 0; first < shape.keys; first += KEY_BLOCK) {
                 const unsigned keys = shape.keys - first < KEY_BLOCK ? shape.keys - first : KEY_BLOCK;
                 const Growth growth = growths.read();

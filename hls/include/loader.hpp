@@ -13,15 +13,15 @@ void copy(State<C>& state, const Copy& instruction) {
     const unsigned words = instruction.words.to_uint();
     for (unsigned word = 0; word < words; ++word) {
 #pragma HLS PIPELINE II=1
-        state.act[target + word] =
-            instruction.memory == Memory::ACT ? state.act[source + word] : state.weight[source + word];
+        state.act[target + word] = read_word(state, instruction.memory.to_int(), source + word);
     }
 }
 
 // Fill one resident row: n2 x n1 x n0 granules of 2^granule bytes from byte `start` on, one granule per cycle, then zeros. A granule
 // divides the word, the base and the strides, so that it lies within one word of the source and of the row.
 template <class C>
-void load_row(Word<C::lanes>* row, const Word<C::lanes>* memory, const Load& instruction, unsigned start) {
+void load_row(State<C>& state, const Load& instruction, unsigned r, unsigned start) {
+    const unsigned slot = instruction.slot.to_uint();
     const unsigned size = 1u << instruction.granule.to_uint();
     unsigned position = 0;
     Word<C::lanes> gathered = zero_word<C::lanes>();
@@ -31,7 +31,7 @@ void load_row(Word<C::lanes>* row, const Word<C::lanes>* memory, const Load& ins
             for (unsigned i0 = 0; i0 < instruction.n0.to_uint(); ++i0) {
 #pragma HLS PIPELINE II=1
                 const unsigned address = run + i0 * size;
-                const Word<C::lanes> word = memory[address / C::lanes];
+                const Word<C::lanes> word = read_word(state, instruction.memory.to_int(), address / C::lanes);
                 for (unsigned lane = 0; lane < C::lanes; ++lane) {
 #pragma HLS UNROLL
                     const unsigned first = position % C::lanes;
@@ -40,7 +40,7 @@ void load_row(Word<C::lanes>* row, const Word<C::lanes>* memory, const Load& ins
                 }
                 position += size;
                 if (position % C::lanes == 0) {
-                    row[position / C::lanes - 1] = gathered;
+                    state.slots[slot][r][position / C::lanes - 1] = gathered;
                     gathered = zero_word<C::lanes>();
                 }
             }
@@ -48,7 +48,7 @@ void load_row(Word<C::lanes>* row, const Word<C::lanes>* memory, const Load& ins
     }
     for (unsigned word = position / C::lanes; word < instruction.words.to_uint(); ++word) {
 #pragma HLS PIPELINE II=1
-        row[word] = gathered;
+        state.slots[slot][r][word] = gathered;
         gathered = zero_word<C::lanes>();
     }
 }
@@ -62,15 +62,13 @@ void load(State<C>& state, const Load& instruction) {
     const unsigned base = instruction.base.to_uint();
     const unsigned row_stride = instruction.row_stride.to_uint();
     const unsigned wrap = instruction.gather ? 1 : instruction.row_wrap.to_uint();
-    const unsigned slot = instruction.slot.to_uint();
     const unsigned first = instruction.first.to_uint();
     unsigned step = instruction.row_first.to_uint() % wrap;
     unsigned jump = instruction.row_first.to_uint() / wrap;
     for (unsigned r = 0; r < rows; ++r) {
         unsigned start = base + step * row_stride + jump * instruction.row_jump.to_uint();
         if (instruction.gather) start = base + state.queue_token[where.expert][first + r] * row_stride;
-        const Word<C::lanes>* memory = instruction.memory == Memory::ACT ? state.act : state.weight;
-        load_row<C>(state.slots[slot][r], memory, instruction, start);
+        load_row(state, instruction, r, start);
         if (++step == wrap) {
             step = 0;
             ++jump;

@@ -48,11 +48,10 @@ void matmul(State<C>& state, const Matmul& instruction) {
     unsigned j0 = 0;
     for (unsigned column = 0; column < columns; ++column) {
         int32_t dot[C::rows];
-#pragma HLS ARRAY_PARTITION variable=dot complete
+#pragma HLS ARRAY_PARTITION variable=dot type=complete
         for (unsigned word = 0; word < words; ++word) {
 #pragma HLS PIPELINE II=1
-            const Word<C::lanes> streamed =
-                instruction.memory == Memory::ACT ? state.act[inner + word] : state.weight[inner + word];
+            const Word<C::lanes> streamed = read_word(state, instruction.memory.to_int(), inner + word);
             for (int r = 0; r < C::rows; ++r) {
 #pragma HLS UNROLL
                 const int32_t sum = dot_word<C::lanes>(state.slots[slot][r][word], is_unsigned, streamed);

@@ -156,7 +156,7 @@ void post(State<C>& state, const Post& instruction) {
     const PostRows<C> own = post_rows(state, instruction, where, rows);
     for (unsigned group = 0; group < groups; ++group) {
         int16_t tile[C::rows][C::lanes];
-#pragma HLS ARRAY_PARTITION variable=tile complete dim=0
+#pragma HLS ARRAY_PARTITION variable=tile type=complete dim=0
         post_group(state, instruction, own, rows, group, params, tile);
         if (instruction.format == Format::COLUMNS)
             write_columns(state, instruction, rows, group, tile);

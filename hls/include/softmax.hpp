@@ -72,9 +72,9 @@ void softmax(State<C>& state, const Softmax& instruction) {
         int16_t highest[C::softmax_lanes];
         SoftmaxRow raised[C::softmax_lanes];
         uint32_t added[C::softmax_lanes];
-#pragma HLS ARRAY_PARTITION variable=highest complete
-#pragma HLS ARRAY_PARTITION variable=raised complete
-#pragma HLS ARRAY_PARTITION variable=added complete
+#pragma HLS ARRAY_PARTITION variable=highest type=complete
+#pragma HLS ARRAY_PARTITION variable=raised type=complete
+#pragma HLS ARRAY_PARTITION variable=added type=complete
         for (int key = 0; key < keys; ++key) {
 #pragma HLS PIPELINE II=1
             for (int lane = 0; lane < C::softmax_lanes; ++lane) {

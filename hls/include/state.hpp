@@ -40,7 +40,7 @@ struct ActivationTable {
     ap_uint<3> interval_shift;
 };
 
-// Running maximum, sum and growth of one row, and the sums that go with them.
+// Running maximum, sum, and growth of the maximum in the last block, of one row.
 struct SoftmaxRow {
     int16_t maximum;
     uint8_t growth;
@@ -72,11 +72,11 @@ struct State {
     uint16_t metaqueue_length;
 };
 
-// Byte of a memory of words, by its byte address.
-template <int LANES>
-int8_t byte_at(const Word<LANES>* memory, unsigned address) {
+// A word of the memory that an instruction names.
+template <class C>
+Word<C::lanes> read_word(const State<C>& state, int memory, unsigned address) {
 #pragma HLS INLINE
-    return memory[address / LANES].byte[address % LANES];
+    return memory == Memory::ACT ? state.act[address] : state.weight[address];
 }
 
 }  // namespace hwattn

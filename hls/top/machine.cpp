@@ -25,9 +25,9 @@ int hwattn_machine(
 #pragma HLS AGGREGATE variable=state.act
 #pragma HLS AGGREGATE variable=state.weight
 #pragma HLS AGGREGATE variable=state.slots
-#pragma HLS ARRAY_PARTITION variable=state.slots complete dim=2
-#pragma HLS ARRAY_PARTITION variable=state.accumulators complete dim=1
-#pragma HLS ARRAY_PARTITION variable=state.softmax complete dim=2
+#pragma HLS ARRAY_PARTITION variable=state.slots type=complete dim=2
+#pragma HLS ARRAY_PARTITION variable=state.accumulators type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=state.softmax type=complete dim=2
     if (load) {
         const Extent extent = {EXTENT_WEIGHTS, EXTENT_PARAMS, EXTENT_NORM, EXTENT_INSTRUCTIONS};
         load_machine(state, extent, weights, params, norm, table, INTERVAL_SHIFT, program);

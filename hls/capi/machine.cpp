@@ -1,6 +1,5 @@
 // A C interface to one machine, for ctypes: its memories, single instructions, and the functions of the units on arrays.
-#include <cstdlib>
-#include <cstring>
+#include <cstddef>
 
 #include "config.hpp"
 #include "machine.hpp"
