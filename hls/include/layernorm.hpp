@@ -26,7 +26,8 @@ inline RowScale reciprocal_square_root(ap_uint<VARIANCE_BITS> variance) {
     const ap_int<20> correction = (three - square * top + (1 << 17)) >> 18;
     const ap_int<38> significand = (guess * correction + (1 << 16)) >> 17;
     scale.total = 0;
-    scale.significand = significand > 65535 ? ap_uint<16>(65535) : ap_uint<16>(significand);
+    const ap_uint<16> largest = -1;
+    scale.significand = significand > largest ? largest : ap_uint<16>(significand);
     scale.shift = 31 - (left >> 1);
     return scale;
 }

@@ -9,9 +9,6 @@ namespace hwattn {
 
 constexpr int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-// Bits of an index below `count`, which is a power of two.
-constexpr int log2_exact(int count) { return count <= 1 ? 0 : 1 + log2_exact(count / 2); }
-
 // floor((value + 2^(shift-1)) / 2^shift); a shift of 0 leaves the value alone. Shifting by one bit less, adding one and shifting by
 // one more needs one bit more than the value, however far it shifts.
 template <int W>

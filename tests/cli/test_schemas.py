@@ -22,6 +22,7 @@ CALLS = [
     ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--stepped", "0"]),
     ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
     ("boards", ["boards"]),
+    ("hls", ["hls", "--images", "1", "-o", "{tmp}/out"]),
     ("gna#mask", ["gna", "mask", *PATTERN]),
     ("gna#windows", ["gna", "windows", *PATTERN]),
     ("gna#explain", ["gna", "explain", *PATTERN, "--query", "3", "5"]),
@@ -45,6 +46,7 @@ REFUSED = [
     ["sim", "digits", "--task", "no-such-task"],
     ["sim", "digits", "--set", "lanes=3"],
     ["build", "--board", "no-such-board", "-o", "{tmp}/out"],
+    ["hls", "digits", "--compiler", "no-such-compiler", "--csim", "-o", "{tmp}/out"],
     ["gna", "mask", "-i", "8", "-w", "9"],
     ["gna", "model", "no-such-workload"],
 ]

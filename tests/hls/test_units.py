@@ -73,7 +73,5 @@ def test_requantize(machine):
     accumulator[:2] = -(1 << 32), (1 << 32) - 1
     multiplier, shift = mixed(random, 16), random.integers(1, SHIFT_MAX + 1, COUNT)
     found = np.empty(COUNT, np.int32)
-    machine.unit(
-        "requantize", [accumulator, multiplier.astype(np.uint32), shift.astype(np.uint32)], found
-    )
+    machine.unit("requantize", [accumulator, multiplier.astype(np.uint32), shift.astype(np.uint32)], found)
     assert np.array_equal(found, requantize(accumulator, multiplier, shift, RESULT_BITS))
