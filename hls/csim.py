@@ -77,6 +77,7 @@ class CMachine:
     def load(self, program: Program) -> None:
         """Fill the memories with a program, as a host does."""
         blocks = memory_blocks(program)
+        self.external = blocks[Region.WEIGHT].copy()
         self._library.hwattn_load(
             _pointer(np.array(extent(program), np.uint32)),
             *(
@@ -86,6 +87,11 @@ class CMachine:
             activation_table(program.activation).interval_shift,
             _pointer(blocks[Region.PROGRAM]),
         )
+
+    @property
+    def external_words(self) -> NDArray[np.uint8]:
+        """External memory by words, (words, lanes); the weights where there is none."""
+        return self.external.view(np.uint8).reshape(-1, self.config.lanes)
 
     def execute(self, instruction: Instruction) -> int:
         """Run one instruction; returns an ``ErrorCause``."""
@@ -152,13 +158,20 @@ def head_words(array: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
 
 
 def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
-    """Contents of every memory in the 32-bit units that a host sends, by region."""
-    return {block.region: np.ascontiguousarray(block.units) for block in program_blocks(program)}
+    """Contents of every memory in the 32-bit units that a host sends, by region.
+
+    External memory stands for the weights where there is one: the weights, then zeros for what the program writes.
+    """
+    blocks = {block.region: np.ascontiguousarray(block.units) for block in program_blocks(program)}
+    weights = np.ascontiguousarray(program.weights, np.int8).reshape(-1).view(np.uint32)
+    written = np.zeros(getattr(program, "scratch_words", 0) * program.config.lanes // 4, np.uint32)
+    return blocks | {Region.WEIGHT: np.concatenate([weights, written])}
 
 
 def extent(program: Program) -> tuple[int, int, int, int]:
-    """How many entries of the weight, parameter, norm and program memories a program uses."""
-    return len(program.weights), len(program.params), len(program.norm_params), len(program.instructions)
+    """How many entries of the weight (or external), parameter, norm and program memories a program uses."""
+    weights = len(program.weights) + getattr(program, "scratch_words", 0)
+    return weights, len(program.params), len(program.norm_params), len(program.instructions)
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

@@ -73,7 +73,7 @@ def isa_header() -> str:
 def config_header(config: AcceleratorConfig) -> str:
     """The fields of a configuration as ``struct Config``."""
     lines = ["struct Config {"]
-    members = {"acc_banks": 2, **config.as_dict()}
+    members = {"acc_banks": 2, "external_words": 0, **config.as_dict()}
     lines += [f"    static constexpr int {name} = {value};" for name, value in members.items()]
     lines += ["};"]
     return _header("CONFIG", lines, f"configuration {config.hash:08x}")
@@ -101,8 +101,9 @@ def _constants(module: ModuleType) -> Iterator[tuple[str, int]]:
 def _instruction(kind: type[Instruction]) -> list[str]:
     layout = fields(kind)
     name = kind.__name__
+    lines = [f"#define {NAMESPACE.upper()}_{kind.opcode.name}"]
     predicated = "true" if issubclass(kind, Predicated) else "false"
-    lines = [f"struct {name} {{", f"    static constexpr int opcode = Opcode::{kind.opcode.name};"]
+    lines += [f"struct {name} {{", f"    static constexpr int opcode = Opcode::{kind.opcode.name};"]
     lines += [f"    static constexpr bool predicated = {predicated};"]
     lines += [f"    {_field_type(field)} {field.name};" for field in layout]
     lines += [f"    explicit {name}(const Encoded& word)"]

@@ -115,11 +115,6 @@ def write_project(
     -------
     list of str
         The tops.
-
-    Raises
-    ------
-    RefusedError
-        The program needs external memory, which these tops do not have.
     """
     kernel = attention_kernel(program) if cases else None
     tops = [MACHINE, ATTENTION] if kernel else [MACHINE]

@@ -9,22 +9,25 @@ using namespace hwattn;
 typedef State<Config> Machine;
 
 static Machine machine;
+static Machine::word_t* external;
 
 extern "C" {
 
+// `weights` stays in use where there is external memory.
 void hwattn_load(
     const unsigned* extent,
-    const int8_t* weights,
+    int8_t* weights,
     const uint64_t* params,
     const uint64_t* norm,
     const uint64_t* table,
     unsigned interval_shift,
     const int8_t* instructions) {
     const Extent counts = {extent[0], extent[1], extent[2], extent[3]};
+    external = reinterpret_cast<Machine::word_t*>(weights);
     load_machine(
         machine,
         counts,
-        reinterpret_cast<const Machine::word_t*>(weights),
+        external,
         params,
         norm,
         table,
@@ -33,10 +36,10 @@ void hwattn_load(
 }
 
 int hwattn_execute(const int8_t* instruction) {
-    return execute(machine, encoded(*reinterpret_cast<const InstructionWord*>(instruction)));
+    return execute(machine, external, encoded(*reinterpret_cast<const InstructionWord*>(instruction)));
 }
 
-int hwattn_run(unsigned entry) { return run(machine, entry); }
+int hwattn_run(unsigned entry) { return run(machine, external, entry); }
 
 // A memory by its number, and its size in bytes.
 void* hwattn_memory(int number, uint64_t* bytes) {

@@ -24,15 +24,6 @@ inline Encoded encoded(const InstructionWord& bytes) {
     return word;
 }
 
-// Copy words, one per cycle, as one burst.
-template <int LANES>
-void copy_words(Word<LANES>* target, const Word<LANES>* source, unsigned words) {
-    for (unsigned index = 0; index < words; ++index) {
-#pragma HLS PIPELINE II=1
-        target[index] = source[index];
-    }
-}
-
 // bias, then multiplier and shift << 16.
 template <class C>
 void load_params(State<C>& state, const uint64_t* entries, unsigned count) {
@@ -73,7 +64,7 @@ void load_program(State<C>& state, const InstructionWord* instructions, unsigned
     }
 }
 
-// Fill every memory of the machine.
+// Fill every memory of the machine. With external memory, `weights` is that memory, and stays where it is.
 template <class C>
 void load_machine(
     State<C>& state,
@@ -84,7 +75,7 @@ void load_machine(
     const uint64_t* table,
     unsigned interval_shift,
     const InstructionWord* instructions) {
-    copy_words(state.weight, weights, extent.weights);
+    if (C::external_words == 0) copy_words(state.weight, weights, extent.weights);
     load_params(state, params, extent.params);
     load_norm(state, norm, extent.norm);
     load_table(state.table, table, interval_shift);

@@ -4,7 +4,7 @@
 int hwattn_machine(
     bool load,
     unsigned task,
-    const word_t* weights,
+    word_t* weights,
     const uint64_t* params,
     const uint64_t* norm,
     const uint64_t* table,
@@ -34,7 +34,7 @@ int hwattn_machine(
     }
     if (task >= TASKS) return ErrorCause::END_OF_PROGRAM;
     copy_words(state.act + IMAGE_BASE, image, IMAGE_WORDS);
-    const int cause = run(state, ENTRY[task]);
+    const int cause = run(state, weights, ENTRY[task]);
     unsigned written = 0;
     for (int port = 0; port < PORTS; ++port) {
         if (PORT_TASK[port] != int(task)) continue;

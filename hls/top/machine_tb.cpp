@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
         return 2;
     }
     const std::string folder = std::string(argv[1]) + "/";
-    const std::vector<word_t> weights = read_file<word_t>(folder + "weights.bin");
+    std::vector<word_t> weights = read_file<word_t>(folder + "weights.bin");
     const std::vector<uint64_t> params = read_file<uint64_t>(folder + "params.bin");
     const std::vector<uint64_t> norm = read_file<uint64_t>(folder + "norm.bin");
     const std::vector<uint64_t> table = read_file<uint64_t>(folder + "table.bin");
