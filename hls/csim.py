@@ -80,10 +80,8 @@ class CMachine:
         self.external = blocks[Region.WEIGHT].copy()
         self._library.hwattn_load(
             _pointer(np.array(extent(program), np.uint32)),
-            *(
-                _pointer(blocks[region])
-                for region in (Region.WEIGHT, Region.PARAM, Region.NORM, Region.TABLE)
-            ),
+            _pointer(self.external),
+            *(_pointer(blocks[region]) for region in (Region.PARAM, Region.NORM, Region.TABLE)),
             activation_table(program.activation).interval_shift,
             _pointer(blocks[Region.PROGRAM]),
         )
