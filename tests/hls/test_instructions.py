@@ -20,7 +20,7 @@ def machine(request):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_model(machine, kind):
-    @settings(max_examples=60)
+    @settings(max_examples=35)
     @given(st.data(), st.integers(0, 2**32 - 1))
     def check(data, seed):
         compare(machine, kind, Draw(machine.config, Drawn(data)), seed)
