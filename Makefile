@@ -69,6 +69,7 @@ $(RUN): requirements/run.txt pyproject.toml $(CREATED) | system
 $(DEV): requirements/dev.txt $(RUN) | system
 	@echo "Installing the packages of requirements/dev.txt (a few minutes) ..."
 	$(PIP) -r requirements/dev.txt
+	$(PIP) --no-deps hls4ml==1.3.0
 	@touch $@
 
 # its WebAssembly is compiled on first use, without a lock: once, before tests that run side by side

@@ -12,11 +12,19 @@ from pathlib import Path
 from hwattn.spec.errors import FailedError, RefusedError
 
 VERILOG = "hwattn.v"
-"""The file that every build writes first: a folder that holds it is an earlier build's."""
+"""The file that every board's build writes first: a folder that holds it is an earlier build's."""
 
 
-def check_folder(target: Path, force: bool) -> None:
-    """Refuse a target that exists, before any work; ``--force`` replaces what an earlier build has made, and nothing else."""
+def check_folder(target: Path, force: bool, marker: str = VERILOG) -> None:
+    """Refuse a target that exists, before any work; ``--force`` replaces what an earlier build has made, and nothing else.
+
+    Parameters
+    ----------
+    target : Path
+    force : bool
+    marker : str
+        File by which an earlier build's folder is known.
+    """
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RefusedError(
@@ -24,7 +32,7 @@ def check_folder(target: Path, force: bool) -> None:
         )
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if not (target / VERILOG).is_file():
+    if not (target / marker).is_file():
         found = "is a file" if target.is_file() else "holds other files than a build's"
         raise RefusedError(f"{target} {found}", "a new or empty folder", "name another one")
     if not force:

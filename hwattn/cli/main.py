@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "build": Verb(
         "build", "Verilog, netlist, bitstream, report, driver settings and golden vectors for a board"
     ),
+    "hls": Verb("hls", "a C++ project for Vitis HLS, with golden vectors and a C simulation without it"),
     "gna": Verb("gna", "Generalized Neighborhood Attention: masks, tile counts, search, GPU projection"),
     "boards": Verb("boards", "the boards: resources, clock, memory, and what each flow needs"),
 }

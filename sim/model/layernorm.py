@@ -6,9 +6,7 @@ import numpy as np
 
 from hwattn.spec.numbers import GATE_LIMIT, Int64, bit_length, round_shift, saturate
 from hwattn.spec.tables import RSQRT_FIRST, reciprocal_square_root_table
-
-VARIANCE_BITS = 54
-NORMAL_BITS = 18
+from hwattn.spec.widths import NORMAL_BITS, VARIANCE_BITS
 
 
 def reciprocal_square_root(variance: Int64) -> tuple[Int64, Int64]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.spec.numbers import Int64, round_shift
+from hwattn.spec.widths import LOW_PASS_SHIFT
 
-LOW_PASS_SHIFT = 8
 _SERIAL_WORK = 1 << 18
 """Multiply-accumulates below which BLAS starts no threads, whose waiting for each other costs more than they save."""
 

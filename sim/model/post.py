@@ -12,10 +12,7 @@ from hwattn.spec.tables import (
     ACTIVATION_INTERVALS,
     ActivationTable,
 )
-
-RESULT_BITS = 16
-GATE_SHIFT = 15
-RECIPROCAL_MAX = (1 << 16) - 1
+from hwattn.spec.widths import GATE_SHIFT, RECIPROCAL_MAX, RESULT_BITS
 
 
 def reciprocal(total: Int64, m2: int, s2: int) -> tuple[Int64, Int64]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwattn.sim.model.softmax import SCORE_BITS, probabilities
+from hwattn.sim.model.softmax import probabilities
 from hwattn.spec.numbers import Int64, requantize, round_shift, saturate
 from hwattn.spec.tables import SCORE_FRACTION_BITS
-
-SCORE_WIDTH = 48
-GATE_ONE = 32768
-"""A gate weight of one, Q0.15."""
+from hwattn.spec.widths import GATE_ONE, GATE_SCORE_BITS, SCORE_BITS
 
 
 def combine(columns: Int64, bias: Int64) -> Int64:
@@ -28,7 +25,7 @@ def combine(columns: Int64, bias: Int64) -> Int64:
     """
     parts = np.asarray(columns, np.int64).reshape(*columns.shape[:-1], -1, 3)
     score = parts[..., 0] + (parts[..., 1] << 8) + (parts[..., 2] << 16) + bias
-    unused = 64 - SCORE_WIDTH
+    unused = 64 - GATE_SCORE_BITS
     return np.asarray((score << unused) >> unused, np.int64)
 
 

@@ -9,16 +9,7 @@ from numpy.typing import NDArray
 
 from hwattn.spec.numbers import Int64, requantize, round_shift
 from hwattn.spec.tables import SCORE_FRACTION_BITS, exponential_table
-
-SCORE_BITS = 16
-SENTINEL = -256
-"""Running maximum before the first key, below every possible one (-128 to 128)."""
-
-GROWTH_MAX = 31
-PROBABILITY_MAX = (1 << 16) - 1
-SUM_MAX = (1 << 32) - 1
-VANISHED = 18
-"""Integer part of (maximum - score) from which a probability is zero."""
+from hwattn.spec.widths import GROWTH_MAX, PROBABILITY_MAX, SCORE_BITS, SENTINEL, SUM_MAX, VANISHED
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ CALLS = [
         ["build", "--board", "kv260", "--stage", "verilog", "--empty", "--config", "tiny", "-o", "{tmp}/out"],
     ),
     ("boards", ["boards"]),
+    ("hls", ["hls", "--images", "1", "-o", "{tmp}/out"]),
     ("gna#mask", ["gna", "mask", *PATTERN]),
     ("gna#windows", ["gna", "windows", *PATTERN]),
     ("gna#explain", ["gna", "explain", *PATTERN, "--query", "3", "5"]),
@@ -49,6 +50,7 @@ REFUSED = [
     ["sim", "digits", "--task", "no-such-task"],
     ["sim", "digits", "--set", "lanes=3"],
     ["build", "--board", "no-such-board", "-o", "{tmp}/out"],
+    ["hls", "digits", "--compiler", "no-such-compiler", "--csim", "-o", "{tmp}/out"],
     ["gna", "mask", "-i", "8", "-w", "9"],
     ["gna", "model", "no-such-workload"],
 ]
