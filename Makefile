@@ -11,7 +11,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 YOSYS := $(VENV)/.yosys-compiled
 
-.PHONY: help demo workloads boards test lint format clean system
+.PHONY: help demo workloads boards bench test lint format clean system
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make lint     only lint, types and import rules"
 	@echo "make format   format the code"
 	@echo "make boards   place and route every board's machine, and the table of docs/boards.md (hours)"
+	@echo "make bench    cycles and utilization of the workloads in RTL, and other figures of docs/ (hours; after make workloads)"
 	@echo "make clean    remove the virtual environment and what builds and tests left"
 	@echo "Each sets up what it needs by itself; PYTHON=... chooses the Python (now: $(PYTHON))."
 
@@ -29,6 +30,10 @@ demo: $(RUN) $(YOSYS)
 
 workloads: $(DEV)
 	$(BIN)/python -m hwattn.models.build
+
+bench: $(DEV) $(YOSYS)
+	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/resources.py
 
 test: lint $(YOSYS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term

@@ -94,9 +94,9 @@ class HostBus:
             getattr(self.dut, f"memory_{name}").value = value
 
     async def peek(self, word: int, lanes: int) -> bytes:
-        """Read a word of external memory, beside the machine."""
+        """Read a word of external memory, beside the machine, in one cycle."""
         self.dut.memory_peek.value = word
-        await Timer(1, unit="ns")
+        await FallingEdge(self.clock)
         return int(self.dut.memory_peeked.value).to_bytes(lanes, "little")
 
     async def _cycles(self, count: int) -> None:
