@@ -144,3 +144,38 @@ def test_a_memory_model_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     result = simulate(program, images, [0], stepped=0)
     assert result.bit_exact
     assert result.findings.runs[0].cycles > 0
+
+
+LONG = AcceleratorConfig(
+    rows=16,
+    lanes=8,
+    post_lanes=8,
+    softmax_lanes=16,
+    norm_lanes=4,
+    act_banks=4,
+    act_words=512,
+    weight_words=2048,
+    param_words=512,
+    norm_words=64,
+    program_words=1 << 15,
+    acc_banks=4,
+    acc_columns=256,
+    row_words=32,
+    row_slots=6,
+    experts=1,
+    tokens=1,
+    external_words=1 << 16,
+)
+
+
+def test_four_thousand_tokens_in_sixteen_kilobytes() -> None:
+    model = vit(image=(1, 64, 64), kernel=(1, 1), dim=8, heads=1, hidden=16, blocks="dd", tasks=1)
+    program = compile_model(model, LONG)
+    tokens = 64 * 64 + 1
+    assert LONG.act_total_words * LONG.lanes == 1 << 14
+    # residual stream, keys, values: each alone takes twice that and more
+    assert program.scratch_words > 4 * tokens
+    images = np.random.default_rng(5).normal(0, 0.8, (1, 1, 64, 64)).astype(np.float32)
+    result = simulate(program, images, [0], stepped=0)
+    assert result.bit_exact
+    assert program.macs[0] > 2 * tokens * tokens * 8, "every token attends to every token"
