@@ -32,6 +32,7 @@ workloads: $(DEV)
 	$(BIN)/python -m hwattn.models.build
 
 bench: $(DEV) $(YOSYS)
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/resources.py
 
