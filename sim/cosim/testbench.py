@@ -28,7 +28,10 @@ WHOLE_EVERY = 64
 """Instructions after which the whole memory is compared where otherwise only the words that an instruction changes are."""
 
 RUN_SLACK = 50
-"""A free run counts as hung after so many times the cycles that its multiply-accumulates need, and STEP_LIMIT more."""
+"""A free run counts as hung after so many times the cycles that its multiply-accumulates need, INSTRUCTION_LIMIT cycles for each instruction, and
+STEP_LIMIT more."""
+
+INSTRUCTION_LIMIT = 1000
 
 
 @cocotb.test()
@@ -140,7 +143,8 @@ class Testbench:
         await self._prepare(run)
         await self.bus.control(Control.START)
         ideal = self.program.macs[run.task] // self.program.config.multipliers
-        status = await self.bus.rest(STEP_LIMIT + RUN_SLACK * ideal, self.program)
+        limit = STEP_LIMIT + RUN_SLACK * ideal + INSTRUCTION_LIMIT * len(self.program.instructions)
+        status = await self.bus.rest(limit, self.program)
         if status & Status.ERROR:
             run.error = ErrorCause(await self.bus.register(Register.ERROR)).name
             return
