@@ -158,17 +158,19 @@ def head_words(array: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
 def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
     """Contents of every memory in the 32-bit units that a host sends, by region.
 
-    External memory stands for the weights where there is one: the weights, then zeros for what the program writes.
+    External memory stands for the weights where there is one: the weights, then zeros as far as the program writes.
     """
     blocks = {block.region: np.ascontiguousarray(block.units) for block in program_blocks(program)}
     weights = np.ascontiguousarray(program.weights, np.int8).reshape(-1).view(np.uint32)
-    written = np.zeros(getattr(program, "scratch_words", 0) * program.config.lanes // 4, np.uint32)
-    return blocks | {Region.WEIGHT: np.concatenate([weights, written])}
+    words, *_ = extent(program)
+    memory = np.zeros(words * program.config.lanes // 4, np.uint32)
+    memory[: len(weights)] = weights
+    return blocks | {Region.WEIGHT: memory}
 
 
 def extent(program: Program) -> tuple[int, int, int, int]:
     """How many entries of the weight (or external), parameter, norm and program memories a program uses."""
-    weights = len(program.weights) + getattr(program, "scratch_words", 0)
+    weights = program.config.external_words if program.scratch_words else len(program.weights)
     return weights, len(program.params), len(program.norm_params), len(program.instructions)
 
 

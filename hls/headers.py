@@ -73,7 +73,7 @@ def isa_header() -> str:
 def config_header(config: AcceleratorConfig) -> str:
     """The fields of a configuration as ``struct Config``."""
     lines = ["struct Config {"]
-    members = {"acc_banks": 2, "external_words": 0, **config.as_dict()}
+    members = config.as_dict()
     lines += [f"    static constexpr int {name} = {value};" for name, value in members.items()]
     lines += ["};"]
     return _header("CONFIG", lines, f"configuration {config.hash:08x}")

@@ -22,12 +22,8 @@ int execute(State<C>& state, Word<C::lanes>* external, const Encoded& word) {
         case Opcode::SOFTMAX: softmax(state, Softmax(word)); break;
         case Opcode::NORM: norm(state, Norm(word)); break;
         case Opcode::ROUTE: route(state, Route(word)); break;
-#ifdef HWATTN_FETCH
         case Opcode::FETCH: fetch(state, external, Fetch(word)); break;
-#endif
-#ifdef HWATTN_STORE
         case Opcode::STORE: store(state, external, Store(word)); break;
-#endif
         default: return ErrorCause::UNKNOWN_INSTRUCTION;
     }
     return ErrorCause::NONE;

@@ -1,5 +1,4 @@
-// External memory: fetches into the weight buffer or the activation memory, and stores, as sim/model/external.py. The instructions are
-// template parameters: a specification without them leaves these functions unused.
+// External memory: fetches into the weight buffer or the activation memory, and stores, as sim/model/external.py.
 #ifndef HWATTN_EXTERNAL_HPP
 #define HWATTN_EXTERNAL_HPP
 #include "predicate.hpp"
@@ -16,8 +15,8 @@ void copy_words(Word<LANES>* target, const Word<LANES>* source, unsigned words) 
 }
 
 // Copy runs of external words into the weight buffer or the activation memory.
-template <class C, class Instruction>
-void fetch(State<C>& state, const Word<C::lanes>* external, const Instruction& instruction) {
+template <class C>
+void fetch(State<C>& state, const Word<C::lanes>* external, const Fetch& instruction) {
     const Active where = active(state, instruction);
     if (!where.runs) return;
     unsigned source = instruction.source.to_uint() + where.expert * instruction.expert_stride.to_uint();
@@ -33,8 +32,8 @@ void fetch(State<C>& state, const Word<C::lanes>* external, const Instruction& i
 }
 
 // Copy runs of words of the activation memory to external memory.
-template <class C, class Instruction>
-void store(const State<C>& state, Word<C::lanes>* external, const Instruction& instruction) {
+template <class C>
+void store(const State<C>& state, Word<C::lanes>* external, const Store& instruction) {
     unsigned source = instruction.source.to_uint(), target = instruction.target.to_uint();
     for (unsigned index = 0; index < instruction.runs.to_uint(); ++index) {
         copy_words(external + target, state.act + source, instruction.words.to_uint());

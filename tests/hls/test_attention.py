@@ -1,4 +1,4 @@
-"""The dataflow attention kernel against the NumPy model's functions, and against the machine's own instructions."""
+"""The dataflow attention kernel against the NumPy model's functions."""
 
 from __future__ import annotations
 

@@ -21,9 +21,7 @@ from hwattn.spec.config import load_preset
 from hwattn.spec.isa import Memory
 from hwattn.spec.registers import ErrorCause
 
-pytestmark = pytest.mark.skipif(not hasattr(isa, "Fetch"), reason="the instruction set has no FETCH")
-
-WEIGHTS, SCRATCH = 200, 90
+WEIGHTS, SCRATCH, EXTERNAL = 200, 90, 512
 
 
 @st.composite
@@ -49,7 +47,7 @@ def instructions(draw, config):
             runs=count,
             source=source,
             source_stride=source_stride,
-            target=WEIGHTS + target,
+            target=EXTERNAL - SCRATCH + target,
             target_stride=target_stride,
         )
     of_weights = draw(st.booleans())
@@ -60,7 +58,7 @@ def instructions(draw, config):
         memory=Memory.ACT,
         words=words,
         runs=count,
-        source=source + (0 if of_weights else WEIGHTS),
+        source=source + (0 if of_weights else EXTERNAL - SCRATCH),
         source_stride=source_stride,
         target=target,
         target_stride=target_stride,
@@ -68,7 +66,7 @@ def instructions(draw, config):
 
 
 def test_equals_the_model():
-    config = CONFIGS[0].replace(external_words=512, weight_words=WEIGHTS)
+    config = CONFIGS[0].replace(external_words=EXTERNAL, weight_words=WEIGHTS)
     machine = CMachine(config)
 
     @settings(max_examples=60)
@@ -85,11 +83,11 @@ def test_equals_the_model():
         state.scratch[...] = random.integers(0, 256, state.scratch.shape)
         machine.load(program)
         put_state(machine, state)
-        machine.external_words[WEIGHTS:] = state.scratch[0]
+        machine.external_words[-SCRATCH:] = state.scratch[0]
         executor.execute(state, 0)
         assert machine.execute(instruction) == ErrorCause.NONE
         assert differences(machine, state) == []
-        assert np.array_equal(machine.external_words[WEIGHTS:], state.scratch[0])
+        assert np.array_equal(machine.external_words[-SCRATCH:], state.scratch[0])
 
     check()
 
