@@ -47,6 +47,7 @@ def main() -> int:
     failed = 0
     for board in [] if args.table else args.boards or RUNS:
         row = run(board, [*RUNS[board], *args.option])
+        RESULTS.parent.mkdir(exist_ok=True)
         rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         rows[args.row or board] = row
         RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
@@ -101,6 +102,8 @@ def write_table() -> None:
 def table() -> str:
     """Return the table in Markdown."""
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not rows:
+        return "No row yet: run `make boards`."
     lines = [
         "| board | holds | multipliers | LUT | FF | DSP | RAM | clock wanted | reached | latency | build | memory |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",

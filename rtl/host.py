@@ -126,8 +126,9 @@ class Host(wiring.Component):
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.request.ready.eq(1)
-                m.d.sync += request.eq(self.request.payload)
                 with m.If(self.request.valid):
+                    # only now: units of an entry are collected from the request before
+                    m.d.sync += request.eq(self.request.payload)
                     m.next = "Decode"
             with m.State("Decode"):
                 with m.If(request.write):

@@ -30,7 +30,7 @@ static size_t receive_bytes(void *context, uint8_t *bytes, size_t count)
     (void)context;
     size_t came = 0;
     struct pollfd ready = {.fd = port, .events = POLLIN};
-    while (came < count && poll(&ready, 1, 50) > 0) {
+    while (came < count && poll(&ready, 1, 500) > 0) {
         ssize_t done = read(port, bytes + came, count - came);
         if (done <= 0)
             break;
@@ -42,7 +42,7 @@ static size_t receive_bytes(void *context, uint8_t *bytes, size_t count)
 static void settle(void *context)
 {
     (void)context;
-    usleep(1000);
+    usleep(150000);
 }
 
 int main(int argc, char **argv)

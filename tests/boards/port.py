@@ -24,7 +24,7 @@ def on_a_port(machine: FakeMachine) -> Iterator[str]:
     def serve() -> None:
         held = b""
         while not stop.is_set():
-            if not select.select([ours], [], [], 0.02)[0]:
+            if not select.select([ours], [], [], 0.1)[0]:
                 held = b""
                 continue
             held += os.read(ours, 4096)

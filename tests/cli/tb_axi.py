@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import random
 from pathlib import Path
@@ -48,6 +49,8 @@ async def driver_over_axi(dut: HierarchyObject) -> None:
     program, images = load_program(folder / "program.hwp"), np.load(folder / "images.npy")
     Clock(dut.clk, 10, unit="ns").start()
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), dut.clk, dut.rst)
+    master.write_if.log.setLevel(logging.WARNING)  # a line for each access takes longer than the access
+    master.read_if.log.setLevel(logging.WARNING)
     channels = [
         master.write_if.aw_channel,
         master.write_if.w_channel,

@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
-from bench import Bench, Context
 
+from bench import Bench, Context
 from hwattn.rtl.host import Host
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.registers import Control, Region, Register, address
@@ -118,3 +118,22 @@ def test_scan(lanes: int, base: int, words: int) -> None:
         assert (driver.act == before).all()
 
     driver.bench.run(test)
+
+
+def test_entries_are_whole_whatever_lies_on_the_bus_between_requests() -> None:
+    driver = Driver(4, seed=9)
+    written = driver.bench.collect(driver.dut.program_write)
+    units = [int(unit) for unit in driver.rng.integers(2**32, size=16)]
+
+    async def test(ctx: Context) -> None:
+        for number, unit in enumerate(units):
+            await driver.write(ctx, Region.PROGRAM, number, unit)
+            for _ in range(4):
+                ctx.set(driver.dut.request.payload.data, int(driver.rng.integers(2**32)))
+                await ctx.tick()
+
+    driver.bench.run(test)
+    entries = [
+        int.from_bytes(np.array(units[start : start + 8], "<u4").tobytes(), "little") for start in (0, 8)
+    ]
+    assert [(write["addr"], write["data"]) for write in written] == list(enumerate(entries))
