@@ -36,6 +36,7 @@ from hwattn.spec.graph import (
     PatchEmbed,
     Rows,
 )
+from hwattn.spec.host import token_scale
 from hwattn.spec.numbers import GATE_LIMIT
 from hwattn.spec.quantized import (
     Float64,
@@ -120,6 +121,8 @@ def quantize(
         graph.outputs,
         work.scales,
         source,
+        graph.front,
+        graph.back,
     )
     return Quantization(model, graph, sqnr, saturation_warnings(graph, statistics))
 
@@ -130,7 +133,11 @@ def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]
     peaks += [_expert_peak(node, statistics) for node in graph.nodes if isinstance(node, MixtureOfExperts)]
     peaks += [float(np.abs(node.init).max()) for node in graph.nodes if isinstance(node, PatchEmbed)]
     peak = max(peaks) or 1.0
-    stream = [node.name for node in graph.nodes if isinstance(node, PatchEmbed | Add)]
+    stream = [
+        node.name
+        for node in graph.nodes
+        if isinstance(node, PatchEmbed | Add) and roles[node.name] is Role.RESIDUAL
+    ]
     powers = {name: float(np.square(statistics.rows(name), dtype=np.float64).mean()) for name in stream}
     for headroom in (_HEADROOM, 1.25):
         scale = peak * headroom / _INT16_MAX
@@ -147,6 +154,11 @@ def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]
         "check that the calibration images are normalized as in training; else the model needs registers or "
         "clipping of its massive activations",
     )
+
+
+def _image_scale(graph: Graph, images: Float) -> float:
+    """Scale of the input: of tokens from the host the high digits are multiples of it already."""
+    return image_scale(images) if graph.front is None else token_scale(images)
 
 
 def _expert_peak(node: MixtureOfExperts, statistics: Statistics) -> float:
@@ -177,7 +189,7 @@ class _Quantizer:
         self.statistics = statistics
         self.roles = roles
         self.residual = residual
-        self.scales: dict[str, Float64] = {graph.image: _one(image_scale(statistics.images))}
+        self.scales: dict[str, Float64] = {graph.image: _one(_image_scale(graph, statistics.images))}
         self.heads = {
             name: node.heads for node in graph.nodes if isinstance(node, Attention) for name in node.inputs
         }

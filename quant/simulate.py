@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.quant.reference import patches
+from hwattn.quant.roles import in_bytes
 from hwattn.spec.graph import Add, Float, Node, Rows
 from hwattn.spec.numbers import GATE_LIMIT, Int64, quantize_multiplier, requantize, round_shift, saturate
 from hwattn.spec.quantized import (
@@ -114,7 +115,8 @@ class _Run:
             node.weight.reshape(len(node.weight), -1), node.scale, np.zeros(len(node.weight), np.int32)
         )
         input_scale = float(self.model.scales[node.inputs[0]][0])
-        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, 16)
+        bits = 16 if node.name in self.int16 else 8
+        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, bits)
         tokens = np.repeat(node.init[None].astype(np.int64), len(image), axis=0)
         tokens[:, node.first : node.first + embedded.shape[1]] += embedded
         return saturate(tokens, 16)
@@ -172,7 +174,9 @@ def wide_tensors(model: QuantizedModel) -> set[str]:
     """Tensors of 16 bits: the residual stream, what is added to it or normalized, and model outputs."""
     wide = {output.tensor for output in model.outputs}
     for node in model.nodes:
-        if isinstance(node, QuantizedPatchEmbed | QuantizedMixture):
+        if isinstance(node, QuantizedMixture) or (
+            isinstance(node, QuantizedPatchEmbed) and not in_bytes(model, node.name)
+        ):
             wide.add(node.name)
         if isinstance(node, Add):
             wide.update((node.name, *node.inputs))

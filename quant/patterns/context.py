@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from hwattn.quant.onnx_values import Activation, Base, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_values import Activation, Base, Foreign, Known, Refusal, Scores, Value
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of a tensor: their indices are int32."""
@@ -101,6 +101,8 @@ def shape_of(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a value, where it has one."""
     if isinstance(value, Known):
         return value.arrays[0].shape
+    if isinstance(value, Foreign):
+        return value.example.shape
     if isinstance(value, Activation | Scores):
         return value.shape
     return None

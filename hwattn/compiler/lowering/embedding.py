@@ -14,6 +14,7 @@ from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import channel_params, check_accumulators
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Copy, Format, Load, Memory
 from hwattn.spec.quantized import QuantizedPatchEmbed
 
@@ -34,8 +35,17 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     """Lower patch embedding: COPY, then LOAD, MATMUL and POST for each tile of patches."""
     emitter, plan = context.emitter, context.plan
     lanes = emitter.config.lanes
-    place = context.place(node.name, Form.INT16)
-    _copy_init(context, node, place.base)
+    stream = node.name in plan.residual
+    place = context.place(node.name, Form.INT16 if stream else Form.ROWS)
+    if stream:
+        _copy_init(context, node, place.base)
+    elif node.init.any():
+        raise RefusedError(
+            f"{node.name}: constant tokens or position embeddings that linear layers read",
+            "a LayerNorm between the embedding and the first linear layer",
+            "cut the model behind the position embeddings, or quantize it again",
+        )
+    format = Format.RESIDUAL if stream else Format.INT8
 
     dim, _, kernel_height, kernel_width = node.weight.shape
     _, height, width = plan.model.image_shape
@@ -48,7 +58,7 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     weights = Weights(emitter.weights.add(packed), dim, packed.shape[1])
     params = emitter.params.add(channel_params(bias, factors, False, node.name))
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
-    layout = RowLayout(dim, dim, lanes)
+    layout = plan.layout(node.name)
 
     for patch, rows in emitter.tiles((0, patches)):
         loads = [
@@ -71,7 +81,7 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
             for piece in pieces
         ]
         operand = emitter.operand(loads)
-        sink = Sink(Format.RESIDUAL, place.address(node.first + patch), place.stride, layout, params)
+        sink = Sink(format, place.address(node.first + patch), place.stride, layout, params)
         for columns in emitter.column_chunks(dim, [sink], node.name):
             bank = emitter.matmul(operand, weights, columns)
             emitter.post(bank, columns, rows, sink)
