@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,8 @@ from hwattn.quant.calibration import (
 )
 from hwattn.quant.migration import migrate, readings
 from hwattn.quant.norm import norm_epsilon, norm_parameters
-from hwattn.quant.reference import expert_hidden, linear, route
+from hwattn.quant.reference import expert_hidden
+from hwattn.quant.residual import expert_rows, residual_scales
 from hwattn.quant.roles import Role, check_roles, tensor_roles
 from hwattn.quant.saturation import saturation_warnings
 from hwattn.quant.weights import quantize_matrix, round_weights
@@ -49,12 +49,8 @@ from hwattn.spec.quantized import (
     QuantizedPatchEmbed,
 )
 
-RESIDUAL_SQNR_MIN = 40.0
-"""dB that rounding to int16 must leave in every tensor of the residual stream."""
-
 _INT16_MAX = 32767
 _HEADROOM = 2.0
-_EXPERT_ROWS_MIN = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Quantization:
     graph : Graph
         The float graph that the model's tensors correspond to: the given one after scale migration.
     residual_sqnr_db : float
-        The worst that int16 rounding alone does to a tensor of the residual stream.
+        The worst that int16 rounding alone does to a tensor of a residual stream.
     warnings : tuple of str
         Layers that leave the machine's ranges on the calibration images, a sentence each.
     """
@@ -108,7 +104,7 @@ def quantize(
     statistics = collect(graph, calibration)
     if migration:
         graph, statistics = migrate(graph, statistics)
-    residual, sqnr = _residual_scale(graph, statistics, roles)
+    residual, sqnr = residual_scales(graph, statistics, roles)
     work = _Quantizer(graph, statistics, roles, residual)
     nodes = tuple(work.apply(node) for node in graph.nodes)
     model = QuantizedModel(
@@ -127,64 +123,15 @@ def quantize(
     return Quantization(model, graph, sqnr, saturation_warnings(graph, statistics))
 
 
-def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]) -> tuple[float, float]:
-    """The one scale of the residual stream, and the SQNR in dB that its rounding leaves."""
-    peaks = [statistics.peaks[name] for name, role in roles.items() if role is Role.RESIDUAL]
-    peaks += [_expert_peak(node, statistics) for node in graph.nodes if isinstance(node, MixtureOfExperts)]
-    peaks += [float(np.abs(node.init).max()) for node in graph.nodes if isinstance(node, PatchEmbed)]
-    peak = max(peaks) or 1.0
-    stream = [
-        node.name
-        for node in graph.nodes
-        if isinstance(node, PatchEmbed | Add) and roles[node.name] is Role.RESIDUAL
-    ]
-    powers = {name: float(np.square(statistics.rows(name), dtype=np.float64).mean()) for name in stream}
-    for headroom in (_HEADROOM, 1.25):
-        scale = peak * headroom / _INT16_MAX
-        # every addition brings one more rounding error of scale^2 / 12
-        noise = {name: scale**2 / 12 * (index + 1) for index, name in enumerate(stream)}
-        worst = min(stream, key=lambda name: powers[name] / noise[name])
-        sqnr = 10 * math.log10(max(powers[worst], 1e-30) / noise[worst])
-        if sqnr >= RESIDUAL_SQNR_MIN:
-            return scale, sqnr
-    raise RefusedError(
-        f"outliers in the residual stream (largest value {peak:.4g}, root mean square of {worst} "
-        f"{math.sqrt(powers[worst]):.4g}) leave {sqnr:.1f} dB in int16",
-        f"at least {RESIDUAL_SQNR_MIN:.0f} dB",
-        "check that the calibration images are normalized as in training; else the model needs registers or "
-        "clipping of its massive activations",
-    )
-
-
 def _image_scale(graph: Graph, images: Float) -> float:
     """Scale of the input: of tokens from the host the high digits are multiples of it already."""
     return image_scale(images) if graph.front is None else token_scale(images)
 
 
-def _expert_peak(node: MixtureOfExperts, statistics: Statistics) -> float:
-    """Largest magnitude of an expert's result before the gate weighs it."""
-    peak = 0.0
-    for index, expert in enumerate(node.experts):
-        rows = _expert_rows(node, index, statistics)
-        made = linear(expert_hidden(expert, node.activation, rows), expert.fc2_weight, expert.fc2_bias)
-        peak = max(peak, float(np.abs(made).max()))
-    return peak
-
-
-def _expert_rows(node: MixtureOfExperts, index: int, statistics: Statistics) -> Float:
-    """Sampled tokens that are routed to an expert; all tokens where those are too few to calibrate with."""
-    chosen = [
-        rows[(route(node, rows[None], task)[0][0] == index).any(axis=-1)]
-        for task, rows in enumerate(statistics.samples[node.inputs[0]])
-    ]
-    routed = np.concatenate(chosen)
-    return routed if len(routed) >= _EXPERT_ROWS_MIN else statistics.rows(node.inputs[0])
-
-
 class _Quantizer:
     """Quantizes node after node; `scales` grows with each."""
 
-    def __init__(self, graph: Graph, statistics: Statistics, roles: dict[str, Role], residual: float) -> None:
+    def __init__(self, graph: Graph, statistics: Statistics, roles: dict[str, Role], residual: dict[str, float]) -> None:
         self.graph = graph
         self.statistics = statistics
         self.roles = roles
@@ -221,7 +168,7 @@ class _Quantizer:
         role = self.roles[node.name]
         rows = self.statistics.rows(node.name)
         if role is Role.RESIDUAL:
-            return _one(self.residual)
+            return _one(self.residual[node.name])
         if role is Role.OUTPUT:
             return _one((self.statistics.peaks[node.name] or 1.0) * _HEADROOM / _INT16_MAX)
         if role is Role.HEADS:
@@ -242,7 +189,8 @@ class _Quantizer:
     def _patch_embed(self, node: PatchEmbed) -> QuantizedPatchEmbed:
         flat = node.weight.reshape(len(node.weight), -1)
         integers, scale = round_weights(flat, self.statistics.inputs(node), np.zeros(len(flat)))
-        init = np.clip(np.rint(node.init.astype(np.float64) / self.residual), -_INT16_MAX, _INT16_MAX)
+        init = np.rint(node.init.astype(np.float64) / float(self.scales[node.name][0]))
+        init = np.clip(init, -_INT16_MAX, _INT16_MAX)
         weight = integers.reshape(node.weight.shape)
         return QuantizedPatchEmbed(node.name, node.inputs, weight, scale, init.astype(np.int16), node.first)
 
@@ -260,7 +208,7 @@ class _Quantizer:
 
     def _mixture(self, node: MixtureOfExperts) -> QuantizedMixture:
         input_scale = self._input_scale(node)
-        rows = [_expert_rows(node, index, self.statistics) for index in range(len(node.experts))]
+        rows = [expert_rows(node, index, self.statistics) for index in range(len(node.experts))]
         hidden = [
             expert_hidden(expert, node.activation, seen)
             for expert, seen in zip(node.experts, rows, strict=True)

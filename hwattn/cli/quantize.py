@@ -9,8 +9,9 @@ from hwattn.cli.arguments import add_model
 from hwattn.cli.models import calibration_arrays, calibration_images, file_digest, float_model
 from hwattn.cli.output import Output, table
 from hwattn.quant.importer import graph_of
-from hwattn.quant.quantizer import RESIDUAL_SQNR_MIN, quantize
+from hwattn.quant.quantizer import quantize
 from hwattn.quant.report import LayerReport, measure
+from hwattn.quant.residual import RESIDUAL_SQNR_MIN
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.hwq import save_model
 
