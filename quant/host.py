@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ CHUNK = 64
 """Images that onnxruntime gets at once."""
 
 
-def open_session(onnx: str | bytes, what: str) -> onnxruntime.InferenceSession:
-    """Open a model given by its path or its bytes; `what` names it.
+def open_session(onnx: Path | bytes, what: str = "") -> onnxruntime.InferenceSession:
+    """Open a model given by its path, or by its bytes and what it is for messages.
 
     Raises
     ------
@@ -31,11 +32,14 @@ def open_session(onnx: str | bytes, what: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        source = onnx if isinstance(onnx, bytes) else str(onnx)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         reason = " ".join(str(error).split())[:200]
         raise RefusedError(
-            f"onnxruntime does not load {what} ({reason})", "an intact ONNX model", "export it again"
+            f"onnxruntime does not load {what or onnx!s} ({reason})",
+            "an intact ONNX model",
+            "export it again",
         ) from error
 
 

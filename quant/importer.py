@@ -232,6 +232,7 @@ def _assemble(
         outputs=tuple(Output(port.name, names[port.base.order], port.shape, port.task) for port in ports),
         front=cut.front,
         back=cut.back,
+        fixed=dict(model.fixed),
     )
     macs, parameters = count_macs(graph), count_parameters(graph.nodes)
     try:
@@ -303,9 +304,9 @@ def _mapped_rows(
         labels = own or set().union(*(readers.get(name, set()) for name in node.output))
         for name in node.input:
             readers.setdefault(name, set()).update(labels)
-        part = next((name for name, numbers in host.items() if number in numbers), None)
-        if part is not None:
-            rows.append(MappedNode(_node_name(model, number), node.op_type, f"host, {part}"))
+        side = next((name for name, numbers in host.items() if number in numbers), None)
+        if side is not None:
+            rows.append(MappedNode(_node_name(model, number), node.op_type, f"host, {side}"))
             continue
         if number in refused or number in steps.unreached:
             continue
@@ -345,5 +346,3 @@ def _equal(left: Graph, right: Graph) -> bool:
     return len(one) == len(other) and all(
         a is b or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True)
     )
-
-

@@ -70,6 +70,8 @@ class OnnxModel:
         Name of the task input.
     task_shape : tuple of int
         () or (1,).
+    fixed : mapping of str to float
+        Inputs that the user made constant.
     """
 
     proto: onnx.ModelProto
@@ -83,6 +85,7 @@ class OnnxModel:
     batch: int | None
     task: str | None
     task_shape: tuple[int, ...]
+    fixed: Mapping[str, float]
 
 
 def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
@@ -122,7 +125,7 @@ def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
         found = image, image_shape, batch, task, task_shape
     except RefusedError as error:
         problem = error
-    return OnnxModel(model, graph, opset, initializers, described, problem, *found)
+    return OnnxModel(model, graph, opset, initializers, described, problem, *found, fixed=changes.fixed)
 
 
 def specialize(path: Path, model: onnx.ModelProto, changes: Changes) -> None:
@@ -133,9 +136,7 @@ def specialize(path: Path, model: onnx.ModelProto, changes: Changes) -> None:
     RefusedError
         There is no such axis or input.
     """
-    axes = {
-        size.dim_param for value in model.graph.input for size in value.type.tensor_type.shape.dim
-    } - {""}
+    axes = {size.dim_param for value in model.graph.input for size in value.type.tensor_type.shape.dim} - {""}
     missing = sorted(set(changes.axes) - axes)
     if missing:
         raise RefusedError(
@@ -233,7 +234,9 @@ def _image_input(
     path: Path, inputs: list[onnx.ValueInfoProto]
 ) -> tuple[str, tuple[int, int, int], int | None]:
     images = [value for value in inputs if len(value.type.tensor_type.shape.dim) == 4]
-    axes = sorted({size.dim_param for value in inputs for size in value.type.tensor_type.shape.dim[1:]} - {""})
+    axes = sorted(
+        {size.dim_param for value in inputs for size in value.type.tensor_type.shape.dim[1:]} - {""}
+    )
     if not images and axes:
         raise RefusedError(
             f"the inputs {_names(inputs)} of {path} have axes of no fixed length: {', '.join(axes)}",

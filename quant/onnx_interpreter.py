@@ -205,7 +205,11 @@ def _foreign(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
     if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in ("MatMul", "Einsum") and products > 1):
         raise Refusal("an attention before the accelerator's part", DEFAULT_REMEDY)
     arrays = [
-        None if value is None else value.example if isinstance(value, Foreign) else context.constant(value, "")
+        None
+        if value is None
+        else value.example
+        if isinstance(value, Foreign)
+        else context.constant(value, "")
         for value in inputs
     ]
     return [Foreign(array) for array in context.run(node, arrays)]

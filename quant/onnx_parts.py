@@ -81,11 +81,11 @@ def _needed(
         if number in found:
             continue
         node = model.graph.node[number]
-        if node.op_type == "Shape" and isinstance(values.get(node.input[0]), Activation):
-            if node.input[0] not in given:
-                found[number] = _shape(name, values[name], model.batch, number, next(iter(given)))
-                waiting.append(next(iter(given)))
-                continue
+        inside = node.op_type == "Shape" and node.input[0] not in given
+        if inside and isinstance(values.get(node.input[0]), Activation):
+            found[number] = _shape(name, values[name], model.batch, number, next(iter(given)))
+            waiting.append(next(iter(given)))
+            continue
         found[number] = [node]
         waiting.extend(one for one in node.input if one)
         if node.op_type in ("If", "Loop", "Scan"):

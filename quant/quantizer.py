@@ -10,22 +10,20 @@ import numpy as np
 from hwattn.quant.attention import probability_bits
 from hwattn.quant.calibration import (
     Statistics,
-    choose_scale,
-    choose_shared_scale,
     collect,
     image_scale,
     task_nodes,
 )
+from hwattn.quant.calibrators import calibrated_scale
 from hwattn.quant.migration import migrate, readings
 from hwattn.quant.norm import norm_epsilon, norm_parameters
 from hwattn.quant.reference import expert_hidden
 from hwattn.quant.residual import expert_rows, residual_scales
 from hwattn.quant.roles import Role, check_roles, tensor_roles
 from hwattn.quant.saturation import saturation_warnings
+from hwattn.quant.settings import DEFAULTS, Settings
 from hwattn.quant.weights import quantize_matrix, round_weights
-from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
-    Add,
     Attention,
     Float,
     Graph,
@@ -44,6 +42,7 @@ from hwattn.spec.quantized import (
     QuantizedExpert,
     QuantizedLayerNorm,
     QuantizedLinear,
+    QuantizedMatrix,
     QuantizedMixture,
     QuantizedModel,
     QuantizedPatchEmbed,
@@ -75,7 +74,7 @@ class Quantization:
 
 
 def quantize(
-    graph: Graph, calibration: Float, name: str, source: str = "", migration: bool = True
+    graph: Graph, calibration: Float, name: str, source: str = "", settings: Settings = DEFAULTS
 ) -> Quantization:
     """Quantize the part of a graph that its outputs need.
 
@@ -88,8 +87,7 @@ def quantize(
         Name of the model.
     source : str
         SHA-256 of the float ONNX file, kept in the model.
-    migration : bool
-        Move scales between LayerNorm, queries, keys, values and weights, and centre keys.
+    settings : Settings
 
     Raises
     ------
@@ -102,10 +100,10 @@ def quantize(
     roles = tensor_roles(graph)
     check_roles(graph, roles)
     statistics = collect(graph, calibration)
-    if migration:
+    if settings.migration:
         graph, statistics = migrate(graph, statistics)
     residual, sqnr = residual_scales(graph, statistics, roles)
-    work = _Quantizer(graph, statistics, roles, residual)
+    work = _Quantizer(graph, statistics, roles, residual, settings)
     nodes = tuple(work.apply(node) for node in graph.nodes)
     model = QuantizedModel(
         name,
@@ -119,6 +117,7 @@ def quantize(
         source,
         graph.front,
         graph.back,
+        graph.fixed,
     )
     return Quantization(model, graph, sqnr, saturation_warnings(graph, statistics))
 
@@ -131,7 +130,15 @@ def _image_scale(graph: Graph, images: Float) -> float:
 class _Quantizer:
     """Quantizes node after node; `scales` grows with each."""
 
-    def __init__(self, graph: Graph, statistics: Statistics, roles: dict[str, Role], residual: dict[str, float]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        statistics: Statistics,
+        roles: dict[str, Role],
+        residual: dict[str, float],
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
         self.graph = graph
         self.statistics = statistics
         self.roles = roles
@@ -154,9 +161,8 @@ class _Quantizer:
             case LayerNorm():
                 return self._layer_norm(node)
             case Linear():
-                matrix = quantize_matrix(
-                    node.weight, node.bias, self._input_scale(node), self.statistics.inputs(node)
-                )
+                inputs = self.statistics.inputs(node)
+                matrix = self._matrix(node.weight, node.bias, self._input_scale(node), inputs)
                 return QuantizedLinear(node.name, node.inputs, matrix, node.activation)
             case Attention():
                 return self._attention(node)
@@ -172,8 +178,10 @@ class _Quantizer:
         if role is Role.OUTPUT:
             return _one((self.statistics.peaks[node.name] or 1.0) * _HEADROOM / _INT16_MAX)
         if role is Role.HEADS:
-            parts = np.split(rows, self.heads[node.name], axis=1)
-            return np.array([choose_scale(part) for part in parts])
+            heads = self.heads[node.name]
+            parts = np.split(rows, heads if self.settings.per_head else 1, axis=1)
+            scales = [calibrated_scale([(part, None)], self.settings) for part in parts]
+            return np.resize(np.array(scales), heads)
         # the gate reads the same range at 16 bits, where clipping costs more than rounding
         smallest = 0.9 if node.name in self.gated else 0.3
         seen = readings(self.graph, self.graph.by_name, self.statistics, node.name)
@@ -181,14 +189,20 @@ class _Quantizer:
             (part, np.sum([np.square(weight).sum(axis=0) for weight in weights], axis=0))
             for part, weights in seen
         ]
-        return _one(choose_shared_scale(groups or [(rows, None)], smallest))
+        return _one(calibrated_scale(groups or [(rows, None)], self.settings, smallest))
+
+    def _matrix(self, weight: Float, bias: Float, input_scale: float, inputs: Float) -> QuantizedMatrix:
+        correct, spread = self.settings.bias_correction, self.settings.spread_rounding
+        return quantize_matrix(weight, bias, input_scale, inputs, correct=correct, spread=spread)
 
     def _input_scale(self, node: Node) -> float:
         return float(self.scales[node.inputs[0]][0])
 
     def _patch_embed(self, node: PatchEmbed) -> QuantizedPatchEmbed:
         flat = node.weight.reshape(len(node.weight), -1)
-        integers, scale = round_weights(flat, self.statistics.inputs(node), np.zeros(len(flat)))
+        integers, scale = round_weights(
+            flat, self.statistics.inputs(node), np.zeros(len(flat)), spread=self.settings.spread_rounding
+        )
         init = np.rint(node.init.astype(np.float64) / float(self.scales[node.name][0]))
         init = np.clip(init, -_INT16_MAX, _INT16_MAX)
         weight = integers.reshape(node.weight.shape)
@@ -213,11 +227,11 @@ class _Quantizer:
             expert_hidden(expert, node.activation, seen)
             for expert, seen in zip(node.experts, rows, strict=True)
         ]
-        hidden_scale = choose_scale(np.concatenate(hidden))
+        hidden_scale = calibrated_scale([(np.concatenate(hidden), None)], self.settings)
         experts = tuple(
             QuantizedExpert(
-                quantize_matrix(expert.fc1_weight, expert.fc1_bias, input_scale, seen),
-                quantize_matrix(expert.fc2_weight, expert.fc2_bias, hidden_scale, made),
+                self._matrix(expert.fc1_weight, expert.fc1_bias, input_scale, seen),
+                self._matrix(expert.fc2_weight, expert.fc2_bias, hidden_scale, made),
             )
             for expert, seen, made in zip(node.experts, rows, hidden, strict=True)
         )

@@ -51,10 +51,13 @@ class Simulation:
         Every tensor in real numbers.
     routing : dict of str to ndarray of int64, shape (N, tokens, k)
         The experts that each mixture chose, in descending score.
+    saturated : dict of str to int
+        Elements of each tensor at the end of their range.
     """
 
     tensors: dict[str, Float]
     routing: dict[str, Int64]
+    saturated: dict[str, int]
 
 
 def simulate(model: QuantizedModel, images: Float, task: int) -> Simulation:
@@ -64,7 +67,8 @@ def simulate(model: QuantizedModel, images: Float, task: int) -> Simulation:
     run.integers[model.image] = image
     for node in model.nodes:
         run.integers[node.name] = run.apply(node)
-    return Simulation({node.name: run.real(node.name) for node in model.nodes}, run.routing)
+    tensors = {node.name: run.real(node.name) for node in model.nodes}
+    return Simulation(tensors, run.routing, {node.name: run.saturated(node.name) for node in model.nodes})
 
 
 class _Run:
@@ -82,6 +86,11 @@ class _Run:
         """A tensor in real numbers."""
         value = self.integers[name]
         return (value * self._scale_of(name, value.shape[-1])).astype(np.float32)
+
+    def saturated(self, name: str) -> int:
+        """Elements of a tensor at the end of their range."""
+        limit = (1 << 15) - 1 if name in self.int16 else (1 << 7) - 1
+        return int((np.abs(self.integers[name]) >= limit).sum())
 
     def _scale_of(self, name: str, features: int) -> NDArray[np.float64]:
         scale = self.model.scales[name]

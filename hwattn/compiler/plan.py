@@ -183,8 +183,10 @@ class Plan:
         """An embedding that only linear layers read, so that it is no residual stream."""
         readers = [other for other in self.model.nodes if node.name in other.inputs]
         outputs = {output.tensor for output in self.model.outputs}
-        return bool(readers) and node.name not in outputs and all(
-            isinstance(reader, QuantizedLinear) for reader in readers
+        return (
+            bool(readers)
+            and node.name not in outputs
+            and all(isinstance(reader, QuantizedLinear) for reader in readers)
         )
 
     def _begun(self, node: Node) -> set[str]:

@@ -143,6 +143,8 @@ class Graph:
         ``spec.host.token_image``.
     back : HostPart or None
         What the host runs behind: it makes the model's outputs from those of the graph.
+    fixed : dict of str to float
+        Inputs of the ONNX model that are constant here, and their value.
     """
 
     image: str
@@ -153,6 +155,7 @@ class Graph:
     outputs: tuple[Output, ...]
     front: HostPart | None = None
     back: HostPart | None = None
+    fixed: dict[str, float] = field(default_factory=dict)
     by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

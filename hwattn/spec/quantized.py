@@ -108,8 +108,8 @@ class QuantizedMixture(Node):
 class QuantizedModel:
     """A quantized transformer encoder; ``nodes`` also holds the graph's own ``Add`` and ``Rows``.
 
-    `source` is the SHA-256 of the float ONNX file in hexadecimal, empty where there was none. `front` and `back` are the
-    parts that the host runs, as in ``spec.graph.Graph``.
+    `source` is the SHA-256 of the float ONNX file in hexadecimal, empty where there was none. `front`, `back`
+    and `fixed` are those of ``spec.graph.Graph``.
     """
 
     name: str
@@ -123,6 +123,7 @@ class QuantizedModel:
     source: str = ""
     front: HostPart | None = None
     back: HostPart | None = None
+    fixed: dict[str, float] = field(default_factory=dict)
     by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

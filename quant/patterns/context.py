@@ -65,9 +65,9 @@ class Context:
         try:
             with np.errstate(all="ignore"):
                 if node.op_type in _BROKEN or node.domain not in ("", "ai.onnx"):
-                    results = self._by_onnxruntime(node, feeds)
+                    results: Sequence[Any] = self._by_onnxruntime(node, feeds)
                 else:
-                    results = self._evaluator(node, list(feeds)).run(None, feeds)
+                    results = list(self._evaluator(node, list(feeds)).run(None, feeds))
         except MemoryError:
             raise
         except Exception as error:

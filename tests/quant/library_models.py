@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import io
@@ -65,7 +66,7 @@ def torchvision_stand_in() -> Iterator[None]:
 def timm() -> Any:
     if "timm" not in sys.modules:
         with torchvision_stand_in():
-            import timm
+            importlib.import_module("timm")
     return sys.modules["timm"]
 
 
@@ -225,7 +226,5 @@ def export(entry: LibraryModel, path: Path, *, small: bool, dynamo: bool, opset:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model, arguments, str(path), input_names=names, output_names=outputs, **options
-        )
+        torch.onnx.export(model, arguments, str(path), input_names=names, output_names=outputs, **options)
     return path
