@@ -111,7 +111,8 @@ def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
     inputs = [value for value in graph.input if value.name not in initializers]
     described = tuple(_describe(value) for value in inputs)
     batches = {entry.shape[0] for entry in described if entry.shape}
-    found: tuple[Any, ...] = "", (0, 0, 0), next(iter(batches)) if len(batches) == 1 else None, None, ()
+    found: tuple[str, tuple[int, int, int], int | None, str | None, tuple[int, ...]]
+    found = "", (0, 0, 0), next(iter(batches)) if len(batches) == 1 else None, None, ()
     problem = None
     try:
         image, image_shape, batch = _image_input(path, inputs)
