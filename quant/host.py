@@ -29,6 +29,7 @@ def open_session(onnx: Path | bytes, what: str = "") -> onnxruntime.InferenceSes
     RefusedError
         If onnxruntime does not load it.
     """
+    name = "the model" if isinstance(onnx, bytes) else str(onnx)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -37,7 +38,7 @@ def open_session(onnx: Path | bytes, what: str = "") -> onnxruntime.InferenceSes
     except Exception as error:  # onnxruntime's errors share no base class
         reason = " ".join(str(error).split())[:200]
         raise RefusedError(
-            f"onnxruntime does not load {what or onnx!s} ({reason})",
+            f"onnxruntime does not load {what or name} ({reason})",
             "an intact ONNX model",
             "export it again",
         ) from error
