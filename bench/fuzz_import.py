@@ -121,7 +121,7 @@ def retype(model: Model, rng: random.Random) -> bytes:
 
 def large(model: Model, rng: random.Random) -> bytes:
     """A constant that asks for far too much memory."""
-    name, shape = model.graph.node[0].input[0], [2**16, 2**16, 2**10]
+    name, shape = rng.choice(model.graph.initializer).name, [2**16, 2**16, 2**10]
     node = helper.make_node("ConstantOfShape", ["absurd"], ["filled"])
     model.graph.initializer.append(helper.make_tensor("absurd", TensorProto.INT64, [len(shape)], shape))
     model.graph.node.insert(0, node)

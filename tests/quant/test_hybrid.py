@@ -147,9 +147,8 @@ def test_a_file_of_many_embeddings_ends(tmp_path) -> None:
         nodes.append(helper.make_node("Sin", [last], [f"t{index}"]))
         last = f"t{index}"
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4, 4])], [value(last, TensorProto.FLOAT, None)]
-    )
+    ends = [value(name, TensorProto.FLOAT, ["N", 4, 4]) for name in ("x", last)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(RefusedError, match="inputs with four axes"):
