@@ -13,8 +13,8 @@ from hwattn.cli.main import main
 
 pytest.importorskip("torch")
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
 SHAPE = (3, 8, 12)
 
