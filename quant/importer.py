@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hwattn.quant.onnx_file import OnnxModel, read_onnx
+from hwattn.quant.counting import arrays_of, count_macs, count_parameters
+from hwattn.quant.hybrid import Cut, cuts
+from hwattn.quant.onnx_file import NO_CHANGES, Changes, OnnxModel, read_onnx
 from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
 from hwattn.quant.onnx_interpreter import Walk, walk
 from hwattn.quant.onnx_values import (
-    Activation,
     AddBase,
     AttentionBase,
     Base,
-    GateBase,
     LinearBase,
     MixtureBase,
     NormBase,
@@ -25,18 +25,12 @@ from hwattn.quant.onnx_values import (
     RowsBase,
     Unknown,
 )
-from hwattn.quant.patterns.tokens import Tokens, tokens_of
+from hwattn.quant.patterns.context import shape_of
+from hwattn.quant.patterns.tokens import Tokens, describe
+from hwattn.quant.ports import Port, port_of
+from hwattn.quant.streams import with_streams
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.graph import (
-    Attention,
-    Graph,
-    Linear,
-    MixtureOfExperts,
-    Node,
-    Output,
-    PatchEmbed,
-    Rows,
-)
+from hwattn.spec.graph import Graph, Output
 
 __all__ = [
     "ImportReport",
@@ -50,7 +44,6 @@ __all__ = [
 
 
 _MAPPABLE = (PatchBase, NormBase, LinearBase, AttentionBase, AddBase, RowsBase, MixtureBase)
-_NO_SOFTMAX = "remove the softmax from the model's end: return logits"
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class ImportReport:
     unreached : int
         Nodes that were not looked at because one before them is refused.
     host : tuple of str
-        Parts left to onnxruntime; none, for now: a model is mapped as a whole or refused.
+        Parts left to onnxruntime, at the front or the back.
     macs : int
         Multiply-accumulates for one image; 0 where refused.
     parameters : int
@@ -103,15 +96,15 @@ class ImportReport:
     parameters: int
 
 
-def graph_of(path: Path) -> Graph:
-    """Import an ONNX file that must be mapped as a whole.
+def graph_of(path: Path, changes: Changes = NO_CHANGES) -> Graph:
+    """Import an ONNX file whose encoder must be mapped as a whole.
 
     Raises
     ------
     RefusedError
         The file is no usable ONNX model, or a node of it is refused; the message names every such node.
     """
-    report = import_onnx(path)
+    report = import_onnx(path, changes)
     if report.graph is None:
         raise refusal_of(path, report)
     return report.graph
@@ -129,107 +122,148 @@ def refusal_of(path: Path, report: ImportReport) -> RefusedError:
     )
 
 
-def import_onnx(path: Path) -> ImportReport:
+def import_onnx(path: Path, changes: Changes = NO_CHANGES) -> ImportReport:
     """Import an ONNX file.
 
     Parameters
     ----------
     path : Path
         The file; external data is read from beside it.
+    changes : Changes
+        Lengths of named axes, and inputs that are constant.
 
     Raises
     ------
     RefusedError
         The file is no usable ONNX model at all. What cannot be mapped in one is in the report instead.
     """
-    model = read_onnx(path)
-    report = _import(model, model.batch or 2)
-    if report.graph is None or model.batch is not None:
-        return report
+    model = read_onnx(path, changes)
+    batches = [model.batch] if model.batch is not None else [2, 3]
     # a constant that happens to equal the batch must not pass for it
-    other = _import(model, 3)
-    if other.graph is None:
-        return other
-    if not _equal(report.graph, other.graph):
+    reports = [report for batch in batches if (report := _import(model, batch)) is not None]
+    first, last = reports[0], reports[-1]
+    if last.graph is None or first.graph is None:
+        return first if first.graph is None else last
+    if not _equal(first.graph, last.graph):
         refusal = RefusedNode(
-            model.image,
+            first.graph.image,
             "input",
             "the result for an image depends on how many images are in the batch",
             "export with a dynamic batch axis, and let images not depend on each other",
         )
-        return ImportReport(None, report.mapped, (refusal,), 0, (), 0, 0)
-    return report
+        return ImportReport(None, first.mapped, (refusal,), 0, (), 0, 0)
+    return first
 
 
 def _import(model: OnnxModel, batch: int) -> ImportReport:
+    """Map the whole model, or all of it between a front and a back."""
+    whole = _whole(model, batch) if model.problem is None else None
+    if whole is not None and whole.graph is not None:
+        return whole
+    for cut in cuts(model, batch):
+        report = _assemble(model, cut, {}, [])
+        if report.graph is not None:
+            return report
+    if whole is not None:
+        return whole
+    assert model.problem is not None
+    raise model.problem
+
+
+def _whole(model: OnnxModel, batch: int) -> ImportReport:
     steps = walk(model, batch)
     refused = dict(steps.refused)
-    outputs: list[tuple[int, Base, tuple[int, ...]]] = []
+    ports: list[Port] = []
     refused_outputs: list[RefusedNode] = []
     for number, value in enumerate(steps.outputs):
+        name = model.graph.output[number].name
         try:
-            base = _output(steps, value)
-            if base is not None:
-                outputs.append((number, base, _shape(value)))
+            if not isinstance(value, Unknown):
+                port = port_of(steps.context, name, value, number if model.task is not None else None)
+                _check_port(port)
+                ports.append(port)
         except Refusal as refusal:
             if refusal.node is not None and refusal.node >= 0:
                 refused.setdefault(refusal.node, refusal)
                 continue
-            refused_outputs.append(
-                RefusedNode(model.graph.output[number].name, "output", refusal.reason, refusal.remedy)
-            )
-    roots = [base for _, base, _ in outputs]
+            refused_outputs.append(RefusedNode(name, "output", refusal.reason, refusal.remedy))
+    return _assemble(model, Cut(steps, None, ports), refused, refused_outputs)
+
+
+def _check_port(port: Port) -> None:
+    """Refuse what the machine has in eight bits only."""
+    if isinstance(port.base, NormBase | AttentionBase | MixtureBase):
+        raise Refusal(
+            f"it is {describe(port.base)}, which the machine makes in eight bits",
+            "return the residual stream, or a linear layer's result",
+        )
+
+
+def _assemble(
+    model: OnnxModel, cut: Cut, refused: dict[int, Refusal], refused_outputs: list[RefusedNode]
+) -> ImportReport:
+    steps, ports = cut.steps, cut.ports
+    roots = [port.base for port in ports]
     # where something is refused, the report still tells what the nodes before it became
-    bases = reachable([*roots, *steps.frontier])
-    heads = {base.order: model.graph.output[number].name for number, base, _ in outputs}
+    bases = reachable([*roots, *(steps.frontier if cut.back is None else [])])
+    heads = {port.base.order: port.name for port in ports if cut.back is None or _is_linear(port)}
     names = name_bases(bases, heads)
-    nodes, impossible = make_nodes(reachable(roots), names, model.image, steps.context.tasks)
+    image = model.image if cut.start is None else cut.start
+    nodes, impossible = make_nodes(reachable(roots), names, image, steps.context.tasks)
     for blamed, reason in impossible:
         refused.setdefault(max(0, steps.context.made_by[blamed.order]), reason)
     rows = [_refused_row(model, number, refused[number]) for number in sorted(refused)] + refused_outputs
     shown: list[Base] = [base for base in bases if isinstance(base, _MAPPABLE)]
     shown_names = {base.order: names[base.order] for base in shown}
-    mapped = tuple(_mapped_rows(model, steps, shown, shown_names, set(refused)))
-    if rows or len(outputs) < len(steps.outputs):
+    host = {"front": cut.front_nodes, "back": cut.back_nodes}
+    mapped = tuple(_mapped_rows(model, steps, shown, shown_names, set(refused), host))
+    if rows or (cut.back is None and len(ports) < len(steps.outputs)):
         return ImportReport(None, mapped, tuple(rows), len(steps.unreached), (), 0, 0)
+    shape = model.image_shape
+    if cut.start is not None:
+        _, tokens, features = shape_of(steps.values[cut.start]) or (0, 0, 0)
+        shape = (1, tokens, 2 * features)
     graph = Graph(
-        image=model.image,
-        image_shape=model.image_shape,
+        image=image,
+        image_shape=shape,
         task_input=model.task,
         tasks=steps.context.tasks,
         nodes=tuple(nodes),
-        outputs=tuple(
-            Output(
-                model.graph.output[number].name,
-                names[base.order],
-                shape,
-                number if model.task is not None else None,
-            )
-            for number, base, shape in outputs
-        ),
+        outputs=tuple(Output(port.name, names[port.base.order], port.shape, port.task) for port in ports),
+        front=cut.front,
+        back=cut.back,
+        fixed=dict(model.fixed),
     )
-    return ImportReport(graph, mapped, (), 0, (), count_macs(graph), _parameters(graph.nodes))
+    macs, parameters = count_macs(graph), count_parameters(graph.nodes)
+    try:
+        graph = with_streams(graph)
+    except Refusal as refusal:
+        row = RefusedNode(image, "embedding", refusal.reason, refusal.remedy)
+        return ImportReport(None, mapped, (row,), 0, (), 0, 0)
+    return ImportReport(graph, mapped, (), 0, _host_rows(model, cut), macs, parameters)
 
 
-def _output(steps: Walk, value: object) -> Base | None:
-    """The base of a model output, laid out as (batch, tokens, features); None behind a refused node."""
-    remedy = "return logits (batch, classes) or (batch, tokens, classes)"
-    if isinstance(value, Unknown):
-        return None
-    if not isinstance(value, Activation):
-        raise Refusal("it is not the result of a layer", remedy)
-    if isinstance(value.base, GateBase):
-        raise Refusal("it is a softmax, or the weights of a gate", _NO_SOFTMAX, value.node)
-    tokens = tokens_of(steps.context, value)
-    batch, rows = steps.context.batch, int(np.prod(value.shape[1:-1]))
-    if tokens.rows is not None or value.shape[0] != batch or rows != tokens.base.tokens:
-        raise Refusal(f"its shape {value.shape[1:]} is not tokens by features", remedy)
-    return tokens.base
+def _is_linear(port: Port) -> bool:
+    return isinstance(port.base, LinearBase)
 
 
-def _shape(value: object) -> tuple[int, ...]:
-    assert isinstance(value, Activation)
-    return tuple(int(size) for size in value.shape[1:])
+def _host_rows(model: OnnxModel, cut: Cut) -> tuple[str, ...]:
+    """A sentence for each part that the host runs."""
+    rows = []
+    if cut.front is not None:
+        rows.append(
+            f"front, up to {cut.start}: {_operators(model, cut.front_nodes) or 'nothing, it is an input'}"
+        )
+    if cut.back is not None:
+        given = ", ".join(port.name for port in cut.ports)
+        rows.append(f"back, from {given}: {_operators(model, cut.back_nodes)}")
+    return tuple(rows)
+
+
+def _operators(model: OnnxModel, numbers: set[int]) -> str:
+    counts = Counter(model.graph.node[number].op_type for number in sorted(numbers))
+    counts.pop("Constant", None)
+    return ", ".join(f"{count} {op}" if count > 1 else op for op, count in counts.items())
 
 
 def _node_name(model: OnnxModel, number: int) -> str:
@@ -243,7 +277,12 @@ def _refused_row(model: OnnxModel, number: int, refusal: Refusal) -> RefusedNode
 
 
 def _mapped_rows(
-    model: OnnxModel, steps: Walk, bases: list[Base], names: dict[int, str], refused: set[int]
+    model: OnnxModel,
+    steps: Walk,
+    bases: list[Base],
+    names: dict[int, str],
+    refused: set[int],
+    host: dict[str, set[int]],
 ) -> list[MappedNode]:
     """What each node became: the graph nodes made from its result, else those of the nodes that read it."""
     made: dict[int, list[str]] = {}
@@ -265,6 +304,10 @@ def _mapped_rows(
         labels = own or set().union(*(readers.get(name, set()) for name in node.output))
         for name in node.input:
             readers.setdefault(name, set()).update(labels)
+        side = next((name for name, numbers in host.items() if number in numbers), None)
+        if side is not None:
+            rows.append(MappedNode(_node_name(model, number), node.op_type, f"host, {side}"))
+            continue
         if number in refused or number in steps.unreached:
             continue
         nothing = "part of what is refused" if refused else "unused"
@@ -297,62 +340,9 @@ def _chain(base: Base | None) -> list[Base]:
     return found
 
 
-def count_macs(graph: Graph) -> int:
-    """Multiply-accumulates of the graph for one image; of a mixture only those of the chosen experts."""
-    tokens: dict[str, int] = {}
-    total = 0
-    for node in graph.nodes:
-        count = tokens.get(node.inputs[0], 0)
-        match node:
-            case PatchEmbed():
-                _, height, width = graph.image_shape
-                patches = (height // node.weight.shape[2]) * (width // node.weight.shape[3])
-                total += patches * node.weight.size
-                count = len(node.init)
-            case Linear():
-                total += count * node.weight.size
-            case Attention():
-                dim = _features(graph, node.inputs[0]) + _features(graph, node.inputs[2])
-                total += count * tokens[node.inputs[1]] * dim
-            case MixtureOfExperts():
-                expert = max(e.fc1_weight.size + e.fc2_weight.size for e in node.experts)
-                total += count * (node.gate_weight[0].size + node.k * expert)
-            case Rows():
-                count = node.stop - node.start
-        tokens[node.name] = count
-    return total
-
-
-def _features(graph: Graph, name: str) -> int:
-    """Features of a query or value: those of the layer that made it."""
-    node = graph.by_name[name]
-    while not isinstance(node, Linear):
-        if isinstance(node, PatchEmbed):
-            return int(node.init.shape[1])
-        if hasattr(node, "gamma"):
-            return int(node.gamma.size)
-        node = graph.by_name[node.inputs[-1]]
-    return int(node.weight.shape[0])
-
-
-def _arrays(value: Any) -> list[Any]:
-    """Every array and plain value of a dataclass, in order."""
-    if is_dataclass(value):
-        return [
-            item for entry in fields(value) if entry.compare for item in _arrays(getattr(value, entry.name))
-        ]
-    if isinstance(value, tuple):
-        return [item for part in value for item in _arrays(part)]
-    return [value]
-
-
 def _equal(left: Graph, right: Graph) -> bool:
     """Both graphs are the same, number for number."""
-    one, other = _arrays(left), _arrays(right)
+    one, other = arrays_of(left), arrays_of(right)
     return len(one) == len(other) and all(
         a is b or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True)
     )
-
-
-def _parameters(nodes: tuple[Node, ...]) -> int:
-    return sum(item.size for item in _arrays(nodes) if isinstance(item, np.ndarray))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,45 @@ _REMEDY = "export it again with torch.onnx.export"
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What the user fixes: lengths of named axes, and constant values of inputs."""
+
+    axes: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+NO_CHANGES = Changes()
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """An input of the model: its name, NumPy type, and shape with None for the batch axis."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
 class OnnxModel:
     """A checked ONNX model.
 
     Parameters
     ----------
+    proto : ModelProto
+        The whole model, local functions inlined.
     graph : GraphProto
-        Nodes in topological order, local functions inlined.
+        Nodes in topological order.
     opset : int
         Version of the standard operator set.
     initializers : dict of str to ndarray
         The constants.
+    inputs : tuple of ModelInput
+        All of them.
+    problem : RefusedError or None
+        Why the inputs are not an image and a task; then only a part of the model can be mapped.
     image : str
-        Name of the image input.
+        Name of the image input; empty where there is none.
     image_shape : tuple of int
         (channels, height, width).
     batch : int or None
@@ -43,25 +70,31 @@ class OnnxModel:
         Name of the task input.
     task_shape : tuple of int
         () or (1,).
+    fixed : mapping of str to float
+        Inputs that the user made constant.
     """
 
+    proto: onnx.ModelProto
     graph: onnx.GraphProto
     opset: int
     initializers: dict[str, NDArray[Any]]
+    inputs: tuple[ModelInput, ...]
+    problem: RefusedError | None
     image: str
     image_shape: tuple[int, int, int]
     batch: int | None
     task: str | None
     task_shape: tuple[int, ...]
+    fixed: Mapping[str, float]
 
 
-def read_onnx(path: Path) -> OnnxModel:
+def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
     """Read and check an ONNX file and the external data it names.
 
     Raises
     ------
     RefusedError
-        No file, no ONNX, cut short, invalid, external data missing, or inputs that are not an image and a task.
+        No file, no ONNX, cut short, invalid, or external data missing.
     """
     model = _load(path)
     if model.functions:
@@ -71,19 +104,78 @@ def read_onnx(path: Path) -> OnnxModel:
             raise RefusedError(
                 f"the functions of {path} cannot be inlined ({_first_line(error)})", _EXPECTED, _REMEDY
             ) from error
+    specialize(path, model, changes)
     graph = model.graph
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     initializers = _initializers(path, graph)
     inputs = [value for value in graph.input if value.name not in initializers]
-    image, image_shape, batch = _image_input(path, inputs)
-    task, task_shape = _task_input(path, [value for value in inputs if value.name != image])
-    if len(graph.output) < (1 if task is None else 2):
+    described = tuple(_describe(value) for value in inputs)
+    batches = {entry.shape[0] for entry in described if entry.shape}
+    found: tuple[str, tuple[int, int, int], int | None, str | None, tuple[int, ...]]
+    found = "", (0, 0, 0), next(iter(batches)) if len(batches) == 1 else None, None, ()
+    problem = None
+    try:
+        image, image_shape, batch = _image_input(path, inputs)
+        task, task_shape = _task_input(path, [value for value in inputs if value.name != image])
+        if len(graph.output) < (1 if task is None else 2):
+            raise RefusedError(
+                f"{path} has {len(graph.output)} outputs{'' if task is None else f' and a task input {task!r}'}",
+                "logits as outputs; with a task input, one output for each of several tasks",
+                "return the logits of every task, in the order of the tasks",
+            )
+        found = image, image_shape, batch, task, task_shape
+    except RefusedError as error:
+        problem = error
+    return OnnxModel(model, graph, opset, initializers, described, problem, *found, fixed=changes.fixed)
+
+
+def specialize(path: Path, model: onnx.ModelProto, changes: Changes) -> None:
+    """Give axes their lengths and inputs their constant values.
+
+    Raises
+    ------
+    RefusedError
+        There is no such axis or input.
+    """
+    axes = {size.dim_param for value in model.graph.input for size in value.type.tensor_type.shape.dim} - {""}
+    missing = sorted(set(changes.axes) - axes)
+    if missing:
         raise RefusedError(
-            f"{path} has {len(graph.output)} outputs{'' if task is None else f' and a task input {task!r}'}",
-            "logits as outputs; with a task input, one output for each of several tasks",
-            "return the logits of every task, in the order of the tasks",
+            f"no axis {', '.join(missing)} in the inputs of {path}",
+            f"one of {', '.join(sorted(axes)) or 'none: all axes are fixed'}",
+            "correct --axis",
         )
-    return OnnxModel(graph, opset, initializers, image, image_shape, batch, task, task_shape)
+    for value in [*model.graph.input, *model.graph.output]:
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in changes.axes:
+                size.dim_value = changes.axes[size.dim_param]
+    for name, constant in changes.fixed.items():
+        value = next((one for one in model.graph.input if one.name == name), None)
+        if value is None:
+            raise RefusedError(
+                f"no input {name} in {path}",
+                f"one of {', '.join(one.name for one in model.graph.input)}",
+                "correct --fix",
+            )
+        described = _describe(value)
+        if None in described.shape[1:]:
+            raise RefusedError(
+                f"the input {name} of {path} has an axis of no fixed length",
+                "a length for every axis but the first",
+                "add --axis NAME=LENGTH",
+            )
+        array = np.full([size or 1 for size in described.shape], constant, described.dtype)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        model.graph.input.remove(value)
+
+
+def _describe(value: onnx.ValueInfoProto) -> ModelInput:
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except (KeyError, TypeError):
+        dtype = np.dtype(np.float32)
+    return ModelInput(value.name, dtype, tuple(int(size.dim_value) or None for size in tensor.shape.dim))
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -143,6 +235,15 @@ def _image_input(
     path: Path, inputs: list[onnx.ValueInfoProto]
 ) -> tuple[str, tuple[int, int, int], int | None]:
     images = [value for value in inputs if len(value.type.tensor_type.shape.dim) == 4]
+    axes = sorted(
+        {size.dim_param for value in inputs for size in value.type.tensor_type.shape.dim[1:]} - {""}
+    )
+    if not images and axes:
+        raise RefusedError(
+            f"the inputs {_names(inputs)} of {path} have axes of no fixed length: {', '.join(axes)}",
+            "a length for every axis but the first",
+            f"add --axis {axes[0]}=LENGTH, and --fix NAME=1 for an attention mask without padding",
+        )
     if len(images) != 1:
         raise RefusedError(
             f"{path} has {len(images)} inputs with four axes among {_names(inputs)}",

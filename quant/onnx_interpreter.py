@@ -11,14 +11,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_file import OnnxModel
+from hwattn.quant.onnx_file import MAX_IMAGE, OnnxModel
 from hwattn.quant.onnx_values import (
     Activation,
     Base,
+    ConvBase,
+    Foreign,
     ImageBase,
     Known,
     Moment,
     NaNTest,
+    PatchBase,
     Refusal,
     Scores,
     Unknown,
@@ -28,6 +31,7 @@ from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mix
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
 from hwattn.quant.patterns.tokens import Tokens
+from hwattn.spec.host import token_weight
 
 Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
 
@@ -50,6 +54,7 @@ FOREIGN_REMEDY = "export with operators of the standard ONNX domain only"
 DEFAULT_REMEDY = "replace it by the operators of a plain ViT or mixture-of-experts ViT, as torch exports them"
 RANDOM = frozenset(["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"])
 CONTROL = frozenset(["If", "Loop", "Scan"])
+ATTENTION = frozenset(["Attention", "MultiHeadAttention"])
 
 
 @dataclass
@@ -73,6 +78,8 @@ class Walk:
         What refused nodes read, as far as it was mapped.
     outputs : list of Value
         In the order of the model's outputs.
+    values : dict of str to Value
+        By tensor; without ``keep`` only those that are still needed.
     """
 
     context: Context
@@ -82,14 +89,27 @@ class Walk:
     unreached: set[int] = field(default_factory=set)
     frontier: list[Base] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
 
 
-def walk(model: OnnxModel, batch: int) -> Walk:
-    """Run the graph of `model` with a batch of `batch` images."""
+def walk(model: OnnxModel, batch: int, start: str | None = None, *, keep: bool = False) -> Walk:
+    """Run the graph of `model` with a batch of `batch` images.
+
+    Parameters
+    ----------
+    start : str, optional
+        The tensor (batch, tokens, features) that the host hands to the accelerator, empty for none yet. Without it the
+        accelerator begins with the image.
+    keep : bool
+        Keep the values of all tensors.
+    """
     tasks = len(model.graph.output) if model.task is not None else 1
     context = Context(batch, tasks, model.opset)
     result = Walk(context)
-    values = _inputs(model, context)
+    values = result.values
+    values.update(_inputs(model, context) if start is None else _foreign_inputs(model, batch))
+    if start in values:
+        values[start] = _tokens(context, start, values[start])
     uses = Counter(name for node in model.graph.node for name in node.input)
     uses.update(value.name for value in model.graph.output)
     for number, node in enumerate(model.graph.node):
@@ -98,12 +118,12 @@ def walk(model: OnnxModel, batch: int) -> Walk:
         made = _node(context, node, inputs, result)
         for name, value in zip(node.output, made, strict=False):
             if name:
-                values[name] = value
+                values[name] = _tokens(context, name, value) if name == start else value
         result.made.append([(value.base, value.settled) for value in made if isinstance(value, Activation)])
         result.constant.append(all(isinstance(value, Known) for value in made))
         uses.subtract(node.input)
         for name in set(node.input):
-            if not uses[name]:
+            if not uses[name] and not keep:
                 values.pop(name, None)
     result.outputs = [values.get(value.name, Unknown()) for value in model.graph.output]
     return result
@@ -129,6 +149,31 @@ def _inputs(model: OnnxModel, context: Context) -> dict[str, Value]:
     return values
 
 
+def _foreign_inputs(model: OnnxModel, batch: int) -> dict[str, Value]:
+    values: dict[str, Value] = {name: Known((array,)) for name, array in model.initializers.items()}
+    for entry in model.inputs:
+        if None in entry.shape[1:]:
+            raise Refusal(f"the input {entry.name!r} has an axis of no fixed length", DEFAULT_REMEDY)
+        lengths = [size or batch for size in entry.shape]
+        if np.prod(lengths, dtype=np.float64) > MAX_IMAGE:
+            raise Refusal(f"the input {entry.name!r} is larger than {MAX_IMAGE} numbers", DEFAULT_REMEDY)
+        values[entry.name] = Foreign(np.zeros(lengths, entry.dtype))
+    return values
+
+
+def _tokens(context: Context, name: str, value: Value) -> Activation:
+    """The tensor that the host hands over, as patches of an image of two digits; see ``spec.host``."""
+    example = value.example if isinstance(value, Foreign) else np.empty(0)
+    if example.ndim != 3 or len(example) != context.batch or not example.size:
+        raise Refusal(f"{name} is no tensor (batch, tokens, features) that the host computes", DEFAULT_REMEDY)
+    _, tokens, features = example.shape
+    shape = {"tokens": tokens, "features": features}
+    zeros = np.zeros((tokens, features), np.float32)
+    conv = context.new(ConvBase, **shape, weight=token_weight(features), bias=zeros[0])
+    base = context.new(PatchBase, **shape, parent=conv, conv=conv, init=zeros, first=0)
+    return context.whole(base)
+
+
 def _node(context: Context, node: onnx.NodeProto, inputs: list[Value | None], result: Walk) -> list[Value]:
     count = len(node.output)
     if any(isinstance(value, Unknown) for value in inputs):
@@ -148,6 +193,28 @@ def _node(context: Context, node: onnx.NodeProto, inputs: list[Value | None], re
         return [Unknown()] * count
 
 
+def _foreign(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """A node that the host runs before the accelerator."""
+    known = [value for value in inputs if value is not None]
+    if not all(isinstance(value, Known | Foreign) for value in known):
+        raise Refusal(
+            "it joins what the accelerator computes with what the host computes before",
+            "fix inputs such as attention masks with --fix, or export the model without them",
+        )
+    products = sum(isinstance(value, Foreign) for value in known)
+    if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in ("MatMul", "Einsum") and products > 1):
+        raise Refusal("an attention before the accelerator's part", DEFAULT_REMEDY)
+    arrays = [
+        None
+        if value is None
+        else value.example
+        if isinstance(value, Foreign)
+        else context.constant(value, "")
+        for value in inputs
+    ]
+    return [Foreign(array) for array in context.run(node, arrays)]
+
+
 def _mapped(value: Activation) -> Base:
     """The base that a tensor was settled to, else its own."""
     for tokens in value.settled:
@@ -165,6 +232,8 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
     if op in ("Shape", "Size"):
         return _shape(context, node, inputs[0])
     handler: Handler | None = HANDLERS.get(op)
+    if any(isinstance(value, Foreign) for value in inputs):
+        return _foreign(context, node, inputs)
     if all(value is None or isinstance(value, Known) for value in inputs):
         handler = _constant
     if handler is None:

@@ -338,8 +338,15 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False)
+class Foreign:
+    """A tensor that the host computes; `example` is what it makes of arbitrary inputs."""
+
+    example: NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
 class Unknown:
     """The result of a refused node, or of one behind it."""
 
 
-Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Unknown
+Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Foreign | Unknown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,21 +10,20 @@ import numpy as np
 from hwattn.quant.attention import probability_bits
 from hwattn.quant.calibration import (
     Statistics,
-    choose_scale,
-    choose_shared_scale,
     collect,
     image_scale,
     task_nodes,
 )
+from hwattn.quant.calibrators import calibrated_scale
 from hwattn.quant.migration import migrate, readings
 from hwattn.quant.norm import norm_epsilon, norm_parameters
-from hwattn.quant.reference import expert_hidden, linear, route
+from hwattn.quant.reference import expert_hidden
+from hwattn.quant.residual import expert_rows, residual_scales
 from hwattn.quant.roles import Role, check_roles, tensor_roles
 from hwattn.quant.saturation import saturation_warnings
+from hwattn.quant.settings import DEFAULTS, Settings
 from hwattn.quant.weights import quantize_matrix, round_weights
-from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
-    Add,
     Attention,
     Float,
     Graph,
@@ -36,6 +34,7 @@ from hwattn.spec.graph import (
     PatchEmbed,
     Rows,
 )
+from hwattn.spec.host import token_scale
 from hwattn.spec.numbers import GATE_LIMIT
 from hwattn.spec.quantized import (
     Float64,
@@ -43,17 +42,14 @@ from hwattn.spec.quantized import (
     QuantizedExpert,
     QuantizedLayerNorm,
     QuantizedLinear,
+    QuantizedMatrix,
     QuantizedMixture,
     QuantizedModel,
     QuantizedPatchEmbed,
 )
 
-RESIDUAL_SQNR_MIN = 40.0
-"""dB that rounding to int16 must leave in every tensor of the residual stream."""
-
 _INT16_MAX = 32767
 _HEADROOM = 2.0
-_EXPERT_ROWS_MIN = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Quantization:
     graph : Graph
         The float graph that the model's tensors correspond to: the given one after scale migration.
     residual_sqnr_db : float
-        The worst that int16 rounding alone does to a tensor of the residual stream.
+        The worst that int16 rounding alone does to a tensor of a residual stream.
     warnings : tuple of str
         Layers that leave the machine's ranges on the calibration images, a sentence each.
     """
@@ -78,7 +74,7 @@ class Quantization:
 
 
 def quantize(
-    graph: Graph, calibration: Float, name: str, source: str = "", migration: bool = True
+    graph: Graph, calibration: Float, name: str, source: str = "", settings: Settings = DEFAULTS
 ) -> Quantization:
     """Quantize the part of a graph that its outputs need.
 
@@ -91,8 +87,7 @@ def quantize(
         Name of the model.
     source : str
         SHA-256 of the float ONNX file, kept in the model.
-    migration : bool
-        Move scales between LayerNorm, queries, keys, values and weights, and centre keys.
+    settings : Settings
 
     Raises
     ------
@@ -105,10 +100,10 @@ def quantize(
     roles = tensor_roles(graph)
     check_roles(graph, roles)
     statistics = collect(graph, calibration)
-    if migration:
+    if settings.migration:
         graph, statistics = migrate(graph, statistics)
-    residual, sqnr = _residual_scale(graph, statistics, roles)
-    work = _Quantizer(graph, statistics, roles, residual)
+    residual, sqnr = residual_scales(graph, statistics, roles)
+    work = _Quantizer(graph, statistics, roles, residual, settings)
     nodes = tuple(work.apply(node) for node in graph.nodes)
     model = QuantizedModel(
         name,
@@ -120,64 +115,35 @@ def quantize(
         graph.outputs,
         work.scales,
         source,
+        graph.front,
+        graph.back,
+        graph.fixed,
     )
     return Quantization(model, graph, sqnr, saturation_warnings(graph, statistics))
 
 
-def _residual_scale(graph: Graph, statistics: Statistics, roles: dict[str, Role]) -> tuple[float, float]:
-    """The one scale of the residual stream, and the SQNR in dB that its rounding leaves."""
-    peaks = [statistics.peaks[name] for name, role in roles.items() if role is Role.RESIDUAL]
-    peaks += [_expert_peak(node, statistics) for node in graph.nodes if isinstance(node, MixtureOfExperts)]
-    peaks += [float(np.abs(node.init).max()) for node in graph.nodes if isinstance(node, PatchEmbed)]
-    peak = max(peaks) or 1.0
-    stream = [node.name for node in graph.nodes if isinstance(node, PatchEmbed | Add)]
-    powers = {name: float(np.square(statistics.rows(name), dtype=np.float64).mean()) for name in stream}
-    for headroom in (_HEADROOM, 1.25):
-        scale = peak * headroom / _INT16_MAX
-        # every addition brings one more rounding error of scale^2 / 12
-        noise = {name: scale**2 / 12 * (index + 1) for index, name in enumerate(stream)}
-        worst = min(stream, key=lambda name: powers[name] / noise[name])
-        sqnr = 10 * math.log10(max(powers[worst], 1e-30) / noise[worst])
-        if sqnr >= RESIDUAL_SQNR_MIN:
-            return scale, sqnr
-    raise RefusedError(
-        f"outliers in the residual stream (largest value {peak:.4g}, root mean square of {worst} "
-        f"{math.sqrt(powers[worst]):.4g}) leave {sqnr:.1f} dB in int16",
-        f"at least {RESIDUAL_SQNR_MIN:.0f} dB",
-        "check that the calibration images are normalized as in training; else the model needs registers or "
-        "clipping of its massive activations",
-    )
-
-
-def _expert_peak(node: MixtureOfExperts, statistics: Statistics) -> float:
-    """Largest magnitude of an expert's result before the gate weighs it."""
-    peak = 0.0
-    for expert, rows in zip(node.experts, _expert_rows(node, statistics), strict=True):
-        made = linear(expert_hidden(expert, node.activation, rows), expert.fc2_weight, expert.fc2_bias)
-        peak = max(peak, float(np.abs(made).max()))
-    return peak
-
-
-def _expert_rows(node: MixtureOfExperts, statistics: Statistics) -> list[Float]:
-    """For each expert the sampled tokens routed to it; all tokens where those are too few to calibrate with."""
-    name = node.inputs[0]
-    tokens = statistics.rows(name)
-    chosen = np.concatenate(
-        [route(node, rows[None], task)[0][0] for task, rows in enumerate(statistics.samples[name])]
-    )
-    routed = [tokens[(chosen == index).any(axis=-1)] for index in range(len(node.experts))]
-    return [rows if len(rows) >= _EXPERT_ROWS_MIN else tokens for rows in routed]
+def _image_scale(graph: Graph, images: Float) -> float:
+    """Scale of the input: of tokens from the host the high digits are multiples of it already."""
+    return image_scale(images) if graph.front is None else token_scale(images)
 
 
 class _Quantizer:
     """Quantizes node after node; `scales` grows with each."""
 
-    def __init__(self, graph: Graph, statistics: Statistics, roles: dict[str, Role], residual: float) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        statistics: Statistics,
+        roles: dict[str, Role],
+        residual: dict[str, float],
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
         self.graph = graph
         self.statistics = statistics
         self.roles = roles
         self.residual = residual
-        self.scales: dict[str, Float64] = {graph.image: _one(image_scale(statistics.images))}
+        self.scales: dict[str, Float64] = {graph.image: _one(_image_scale(graph, statistics.images))}
         self.heads = {
             name: node.heads for node in graph.nodes if isinstance(node, Attention) for name in node.inputs
         }
@@ -195,9 +161,8 @@ class _Quantizer:
             case LayerNorm():
                 return self._layer_norm(node)
             case Linear():
-                matrix = quantize_matrix(
-                    node.weight, node.bias, self._input_scale(node), self.statistics.inputs(node)
-                )
+                inputs = self.statistics.inputs(node)
+                matrix = self._matrix(node.weight, node.bias, self._input_scale(node), inputs)
                 return QuantizedLinear(node.name, node.inputs, matrix, node.activation)
             case Attention():
                 return self._attention(node)
@@ -209,12 +174,14 @@ class _Quantizer:
         role = self.roles[node.name]
         rows = self.statistics.rows(node.name)
         if role is Role.RESIDUAL:
-            return _one(self.residual)
+            return _one(self.residual[node.name])
         if role is Role.OUTPUT:
             return _one((self.statistics.peaks[node.name] or 1.0) * _HEADROOM / _INT16_MAX)
         if role is Role.HEADS:
-            parts = np.split(rows, self.heads[node.name], axis=1)
-            return np.array([choose_scale(part) for part in parts])
+            heads = self.heads[node.name]
+            parts = np.split(rows, heads if self.settings.per_head else 1, axis=1)
+            scales = [calibrated_scale([(part, None)], self.settings) for part in parts]
+            return np.resize(np.array(scales), heads)
         # the gate reads the same range at 16 bits, where clipping costs more than rounding
         smallest = 0.9 if node.name in self.gated else 0.3
         seen = readings(self.graph, self.graph.by_name, self.statistics, node.name)
@@ -222,15 +189,22 @@ class _Quantizer:
             (part, np.sum([np.square(weight).sum(axis=0) for weight in weights], axis=0))
             for part, weights in seen
         ]
-        return _one(choose_shared_scale(groups or [(rows, None)], smallest))
+        return _one(calibrated_scale(groups or [(rows, None)], self.settings, smallest))
+
+    def _matrix(self, weight: Float, bias: Float, input_scale: float, inputs: Float) -> QuantizedMatrix:
+        correct, spread = self.settings.bias_correction, self.settings.spread_rounding
+        return quantize_matrix(weight, bias, input_scale, inputs, correct=correct, spread=spread)
 
     def _input_scale(self, node: Node) -> float:
         return float(self.scales[node.inputs[0]][0])
 
     def _patch_embed(self, node: PatchEmbed) -> QuantizedPatchEmbed:
         flat = node.weight.reshape(len(node.weight), -1)
-        integers, scale = round_weights(flat, self.statistics.inputs(node), np.zeros(len(flat)))
-        init = np.clip(np.rint(node.init.astype(np.float64) / self.residual), -_INT16_MAX, _INT16_MAX)
+        integers, scale = round_weights(
+            flat, self.statistics.inputs(node), np.zeros(len(flat)), spread=self.settings.spread_rounding
+        )
+        init = np.rint(node.init.astype(np.float64) / float(self.scales[node.name][0]))
+        init = np.clip(init, -_INT16_MAX, _INT16_MAX)
         weight = integers.reshape(node.weight.shape)
         return QuantizedPatchEmbed(node.name, node.inputs, weight, scale, init.astype(np.int16), node.first)
 
@@ -248,16 +222,16 @@ class _Quantizer:
 
     def _mixture(self, node: MixtureOfExperts) -> QuantizedMixture:
         input_scale = self._input_scale(node)
-        rows = _expert_rows(node, self.statistics)
+        rows = expert_rows(node, self.statistics)
         hidden = [
             expert_hidden(expert, node.activation, seen)
             for expert, seen in zip(node.experts, rows, strict=True)
         ]
-        hidden_scale = choose_scale(np.concatenate(hidden))
+        hidden_scale = calibrated_scale([(np.concatenate(hidden), None)], self.settings)
         experts = tuple(
             QuantizedExpert(
-                quantize_matrix(expert.fc1_weight, expert.fc1_bias, input_scale, seen),
-                quantize_matrix(expert.fc2_weight, expert.fc2_bias, hidden_scale, made),
+                self._matrix(expert.fc1_weight, expert.fc1_bias, input_scale, seen),
+                self._matrix(expert.fc2_weight, expert.fc2_bias, hidden_scale, made),
             )
             for expert, seen, made in zip(node.experts, rows, hidden, strict=True)
         )

@@ -16,6 +16,7 @@ from hwattn.spec.graph import (
     PatchEmbed,
     Rows,
 )
+from hwattn.spec.quantized import QuantizedLinear, QuantizedModel
 
 
 class Role(Enum):
@@ -39,7 +40,9 @@ def tensor_roles(graph: Graph) -> dict[str, Role]:
     residual: set[str] = set()
     heads: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node, PatchEmbed | Add | MixtureOfExperts):
+        if isinstance(node, Add | MixtureOfExperts) or (
+            isinstance(node, PatchEmbed) and not in_bytes(graph, node.name)
+        ):
             residual.add(node.name)
         if isinstance(node, Add | LayerNorm):
             residual.update(node.inputs)
@@ -66,6 +69,16 @@ def tensor_roles(graph: Graph) -> dict[str, Role]:
         elif isinstance(node, Rows):
             roles[node.name] = roles.get(node.inputs[0], Role.INT8)
     return roles
+
+
+def in_bytes(graph: Graph | QuantizedModel, name: str) -> bool:
+    """Only linear layers read the tensor."""
+    readers = [node for node in graph.nodes if name in node.inputs]
+    return (
+        bool(readers)
+        and all(isinstance(node, Linear | QuantizedLinear) for node in readers)
+        and all(output.tensor != name for output in graph.outputs)
+    )
 
 
 def check_roles(graph: Graph, roles: dict[str, Role]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.quant.reference import patches
+from hwattn.quant.roles import in_bytes
 from hwattn.spec.graph import Add, Float, Node, Rows
 from hwattn.spec.numbers import GATE_LIMIT, Int64, quantize_multiplier, requantize, round_shift, saturate
 from hwattn.spec.quantized import (
@@ -52,10 +53,13 @@ class Simulation:
         Every tensor in real numbers.
     routing : dict of str to ndarray of int64, shape (N, tokens, k)
         The experts that each mixture chose, in descending score.
+    saturated : dict of str to int
+        Elements of each tensor at the end of their range.
     """
 
     tensors: dict[str, Float]
     routing: dict[str, Int64]
+    saturated: dict[str, int]
 
 
 def simulate(model: QuantizedModel, images: Float, task: int) -> Simulation:
@@ -65,7 +69,8 @@ def simulate(model: QuantizedModel, images: Float, task: int) -> Simulation:
     run.integers[model.image] = image
     for node in model.nodes:
         run.integers[node.name] = run.apply(node)
-    return Simulation({node.name: run.real(node.name) for node in model.nodes}, run.routing)
+    tensors = {node.name: run.real(node.name) for node in model.nodes}
+    return Simulation(tensors, run.routing, {node.name: run.saturated(node.name) for node in model.nodes})
 
 
 class _Run:
@@ -83,6 +88,11 @@ class _Run:
         """A tensor in real numbers."""
         value = self.integers[name]
         return (value * self._scale_of(name, value.shape[-1])).astype(np.float32)
+
+    def saturated(self, name: str) -> int:
+        """Elements of a tensor at the end of their range."""
+        limit = (1 << 15) - 1 if name in self.int16 else (1 << 7) - 1
+        return int((np.abs(self.integers[name]) >= limit).sum())
 
     def _scale_of(self, name: str, features: int) -> NDArray[np.float64]:
         scale = self.model.scales[name]
@@ -116,7 +126,8 @@ class _Run:
             node.weight.reshape(len(node.weight), -1), node.scale, np.zeros(len(node.weight), np.int32)
         )
         input_scale = float(self.model.scales[node.inputs[0]][0])
-        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, 16)
+        bits = 16 if node.name in self.int16 else 8
+        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, bits)
         tokens = np.repeat(node.init[None].astype(np.int64), len(image), axis=0)
         tokens[:, node.first : node.first + embedded.shape[1]] += embedded
         return saturate(tokens, 16)
@@ -174,7 +185,9 @@ def wide_tensors(model: QuantizedModel) -> set[str]:
     """Tensors of 16 bits: the residual stream, what is added to it or normalized, and model outputs."""
     wide = {output.tensor for output in model.outputs}
     for node in model.nodes:
-        if isinstance(node, QuantizedPatchEmbed | QuantizedMixture):
+        if isinstance(node, QuantizedMixture) or (
+            isinstance(node, QuantizedPatchEmbed) and not in_bytes(model, node.name)
+        ):
             wide.add(node.name)
         if isinstance(node, Add):
             wide.update((node.name, *node.inputs))

@@ -19,7 +19,15 @@ _BLOCK = 128
 """Columns whose errors are spread over the columns behind them at once, by one matrix product."""
 
 
-def quantize_matrix(weight: Float, bias: Float, input_scale: float, inputs: Float) -> QuantizedMatrix:
+def quantize_matrix(
+    weight: Float,
+    bias: Float,
+    input_scale: float,
+    inputs: Float,
+    *,
+    correct: bool = True,
+    spread: bool = True,
+) -> QuantizedMatrix:
     """Quantize the weights and bias of a linear layer for the inputs it will see.
 
     The mean of the inputs' and weights' rounding errors is moved into the bias (bias correction); the rest is
@@ -33,17 +41,25 @@ def quantize_matrix(weight: Float, bias: Float, input_scale: float, inputs: Floa
         Scale of the int8 input.
     inputs : ndarray of float32, shape (rows, in)
         Samples of the input in real numbers.
+    correct : bool
+        Move the mean of the errors into the bias.
+    spread : bool
+        Spread rounding errors over the columns; see `round_weights`.
     """
     mean = inputs.mean(axis=0, dtype=np.float64)
     floor = np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * input_scale)
-    integers, scale = round_weights(weight, inputs, floor)
+    integers, scale = round_weights(weight, inputs, floor, spread=spread)
     seen = fake(inputs, input_scale).mean(axis=0, dtype=np.float64)
-    real = bias + weight.astype(np.float64) @ mean - (integers * scale[:, None]) @ seen
+    real = bias.astype(np.float64)
+    if correct:
+        real = real + weight.astype(np.float64) @ mean - (integers * scale[:, None]) @ seen
     rounded = np.clip(np.rint(real / (input_scale * scale)), -BIAS_LIMIT, BIAS_LIMIT)
     return QuantizedMatrix(integers, scale, rounded.astype(np.int32))
 
 
-def round_weights(weight: Float, inputs: Float, floor: Float64) -> tuple[Int8, Float64]:
+def round_weights(
+    weight: Float, inputs: Float, floor: Float64, *, spread: bool = True
+) -> tuple[Int8, Float64]:
     """Round a matrix to int8 per row with the least error of ``weight @ (x - mean x)`` over `inputs`.
 
     Column after column, in descending input variance, the rounding error of a column is spread over the
@@ -55,6 +71,8 @@ def round_weights(weight: Float, inputs: Float, floor: Float64) -> tuple[Int8, F
     inputs : ndarray of float32, shape (rows, in)
     floor : ndarray of float64, shape (out,)
         Smallest scale of each row.
+    spread : bool
+        Without it every weight goes to the nearest integer.
 
     Returns
     -------
@@ -67,6 +85,8 @@ def round_weights(weight: Float, inputs: Float, floor: Float64) -> tuple[Int8, F
     variance = np.diagonal(covariance).copy()
     power = float(variance.mean()) or 1.0
     scale = np.maximum(_row_scales(exact, variance + _DAMPING * power), floor)
+    if not spread:
+        return np.clip(np.rint(exact / scale[:, None]), -_LIMIT, _LIMIT).astype(np.int8), scale
     order = np.argsort(-variance, kind="stable")
     damped = covariance[np.ix_(order, order)] + _DAMPING * power * np.eye(len(order))
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T

@@ -19,15 +19,16 @@ from hwattn.cli.arguments import (
     load_arrays,
     positive,
 )
-from hwattn.cli.evaluate import BATCH, accuracy, float_outputs, open_session, routing_flips
+from hwattn.cli.evaluate import BATCH, accuracy, cosine, float_outputs, routing_flips
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.compiler import compile_model
+from hwattn.quant.host import HostRunner, open_session
 from hwattn.quant.importer import graph_of
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.quantized import QuantizedModel
+from hwattn.spec.quantized import QuantizedMixture, QuantizedModel
 
 HELP = (
     "Evaluate a quantized model: the metric of every task by the bit-accurate integer model and by the float ONNX "
@@ -39,12 +40,13 @@ LABEL_PREFIX = "label_"
 
 @dataclass(frozen=True)
 class TaskScore:
-    """The metric of one model output, 0..1: of the float model and of the integers."""
+    """The metric of one model output, 0..1: of the float model and of the integers; and the cosine between them."""
 
     name: str
     metric: str
     exact: float
     integer: float
+    cosine: float
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,13 +77,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "add --float M.onnx",
         )
     model = resolved.model
-    images, labels = _data(args.data, resolved, args.images)
+    arrays, labels = _data(args.data, resolved, args.images)
+    images = next(iter(arrays.values()))
     scores, flips, decisions = _evaluate(
-        model, onnx, images, labels, accelerator_config(args, resolved.preset), out
+        model, onnx, arrays, labels, accelerator_config(args, resolved.preset), out
     )
     out.print(
         table(
-            ["task", "metric", "float", "integer", "loss"],
+            ["task", "metric", "float", "integer", "loss", "cosine"],
             [
                 (
                     s.name,
@@ -89,10 +92,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
                     f"{s.exact:.2%}",
                     f"{s.integer:.2%}",
                     f"{(s.exact - s.integer) * 100:+.2f}",
+                    f"{s.cosine:.5f}",
                 )
                 for s in scores
             ],
-            right=["float", "integer", "loss"],
+            right=["float", "integer", "loss", "cosine"],
         )
     )
     share = flips / decisions if decisions else 0.0
@@ -106,7 +110,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "model": model.name,
             "images": len(images),
             "tasks": [
-                {"name": s.name, "metric": s.metric, "float": s.exact, "integer": s.integer} for s in scores
+                {
+                    "name": s.name,
+                    "metric": s.metric,
+                    "float": s.exact,
+                    "integer": s.integer,
+                    "cosine": s.cosine,
+                }
+                for s in scores
             ],
             "routing_flips": share,
             "routing_decisions": decisions,
@@ -117,8 +128,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def _data(
     path: Path | None, resolved: ResolvedModel, limit: int | None
-) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Images, and labels by name of the output, at most `limit` of each."""
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """What the model reads, and labels by name of the output, at most `limit` of each."""
     model = resolved.model
     if path is None:
         if resolved.workload is None:
@@ -129,19 +140,24 @@ def _data(
     else:
         loaded = load_arrays(path)
         arrays = loaded if isinstance(loaded, dict) else {model.image: loaded}
-        if model.image not in arrays:
-            arrays = {
-                name.removeprefix(TEST_PREFIX): array
-                for name, array in arrays.items()
-                if name.startswith(TEST_PREFIX)
-            }
-    if model.image not in arrays:
-        raise RefusedError(
-            f"{path} holds no array named {model.image} or {TEST_PREFIX}{model.image}",
-            "the images under the name of the model's input",
-            f"save them as numpy.savez(..., {model.image}=images)",
-        )
-    images = check_images(arrays[model.image], f"{model.image} of the data", model.image_shape)
+    names = HostRunner(model).inputs
+    if names[0] not in arrays:
+        arrays = {
+            name.removeprefix(TEST_PREFIX): array
+            for name, array in arrays.items()
+            if name.startswith(TEST_PREFIX)
+        }
+    for name in names:
+        if name not in arrays:
+            raise RefusedError(
+                f"{path} holds no array named {name} or {TEST_PREFIX}{name}",
+                "the images under the name of the model's input",
+                f"save them as numpy.savez(..., {name}=images)",
+            )
+    given = {name: arrays[name] for name in names}
+    if model.front is None:
+        given[model.image] = check_images(given[model.image], f"{model.image} of the data", model.image_shape)
+    images = given[names[0]]
     labels = {}
     for output in model.outputs:
         name = LABEL_PREFIX + output.name
@@ -154,38 +170,44 @@ def _data(
                     "correct the labels, or leave them out",
                 )
             labels[output.name] = arrays[name][:limit]
-    return images[:limit], labels
+    return {name: array[:limit] for name, array in given.items()}, labels
 
 
 def _evaluate(
     model: QuantizedModel,
     onnx: Path,
-    images: NDArray[np.float32],
+    arrays: dict[str, NDArray[Any]],
     labels: dict[str, NDArray[Any]],
     config: AcceleratorConfig,
     out: Output,
 ) -> tuple[list[TaskScore], int, int]:
     """Scores of all tasks, routing flips, and routing decisions."""
-    executor = Executor(compile_model(model, config))
-    session, graph = open_session(onnx), graph_of(onnx)
+    executor, runner = Executor(compile_model(model, config)), HostRunner(model)
+    session = open_session(onnx)
+    # only a mixture's routing is compared step by step
+    routed = any(isinstance(node, QuantizedMixture) for node in model.nodes)
+    graph = graph_of(onnx) if routed else None
     scores: dict[str, TaskScore] = {}
     flips = decisions = 0
-    starts = range(0, len(images), BATCH)
+    starts = range(0, len(next(iter(arrays.values()))), BATCH)
     with out.progress(model.tasks * len(starts), "evaluating") as advance:
         for task in range(model.tasks):
-            exact: dict[str, list[NDArray[np.float32]]] = {}
-            integer: dict[str, list[NDArray[np.float32]]] = {}
+            exact: dict[str, list[NDArray[Any]]] = {}
+            integer: dict[str, list[NDArray[Any]]] = {}
             for start in starts:
-                chunk = images[start : start + BATCH]
+                feeds = {name: array[start : start + BATCH] for name, array in arrays.items()}
+                chunk = runner.images(feeds)
                 result = executor.run(chunk, task)
-                changed, made = routing_flips(graph, chunk, task, result.routing)
-                flips, decisions = flips + changed, decisions + made
-                for name, value in float_outputs(session, model, chunk, task).items():
+                if graph is not None:
+                    changed, made = routing_flips(graph, chunk, task, result.routing)
+                    flips, decisions = flips + changed, decisions + made
+                outputs = runner.outputs(result.outputs, feeds)
+                for name, value in float_outputs(session, model, feeds, task).items():
                     exact.setdefault(name, []).append(value)
-                    integer.setdefault(name, []).append(result.outputs[name])
+                    integer.setdefault(name, []).append(outputs[name])
                 advance()
             for name, values in exact.items():
-                if name not in scores:
+                if name not in scores and values[0].dtype.kind == "f":
                     pair = np.concatenate(values), np.concatenate(integer[name])
                     scores[name] = _score(name, *pair, labels.get(name))
     return list(scores.values()), flips, decisions
@@ -195,5 +217,7 @@ def _score(
     name: str, exact: NDArray[np.float32], integer: NDArray[np.float32], label: NDArray[Any] | None
 ) -> TaskScore:
     if label is None:
-        return TaskScore(name, "agreement", 1.0, accuracy(integer, exact.argmax(axis=-1)))
-    return TaskScore(name, "accuracy", accuracy(exact, label), accuracy(integer, label))
+        agreement = accuracy(integer, exact.argmax(axis=-1))
+        return TaskScore(name, "agreement", 1.0, agreement, cosine(exact, integer))
+    scores = accuracy(exact, label), accuracy(integer, label)
+    return TaskScore(name, "accuracy", *scores, cosine(exact, integer))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from hwattn.quant.calibration import task_nodes
+from hwattn.quant.host import Arrays, run_session
 from hwattn.quant.reference import evaluate, route
-from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Attention, Graph, MixtureOfExperts, Rows
 from hwattn.spec.numbers import Int64
 from hwattn.spec.quantized import QuantizedModel
@@ -21,41 +21,27 @@ BATCH = 256
 Float = NDArray[np.float32]
 
 
-def open_session(onnx: Path) -> onnxruntime.InferenceSession:
-    """Open the float model.
-
-    Raises
-    ------
-    RefusedError
-        If onnxruntime does not load it.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class
-        reason = " ".join(str(error).split())[:200]
-        raise RefusedError(
-            f"onnxruntime does not load {onnx} ({reason})", "an intact ONNX model", "export it again"
-        ) from error
-
-
 def float_outputs(
-    session: onnxruntime.InferenceSession, model: QuantizedModel, images: Float, task: int
-) -> dict[str, Float]:
-    """Outputs of the float model that have meaning for `task`, by name; images (N, channels, height, width)."""
-    names = [output.name for output in model.outputs if output.task in (None, task)]
-    feeds = {} if model.task_input is None else {model.task_input: np.array(task, np.int64)}
-    fixed = session.get_inputs()[[i.name for i in session.get_inputs()].index(model.image)].shape[0]
-    batch = fixed if isinstance(fixed, int) else len(images)
-    parts: dict[str, list[Float]] = {name: [] for name in names}
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        # a model of fixed batch size gets its last batch filled up
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
-        for name, value in zip(names, session.run(names, {model.image: padded, **feeds}), strict=True):
-            parts[name].append(np.asarray(value)[: len(chunk)])
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    session: onnxruntime.InferenceSession, model: QuantizedModel, arrays: Arrays, task: int
+) -> dict[str, NDArray[Any]]:
+    """Outputs of the float model that have meaning for `task`, by name; `arrays` by name of the input, N first."""
+    given = {output.name: output.task for output in model.outputs}
+    names = [output.name for output in session.get_outputs() if given.get(output.name) in (None, task)]
+    constants = {} if model.task_input is None else {model.task_input: np.array(task, np.int64)}
+    like = np.asarray(next(iter(arrays.values())))
+    kinds = {entry.name: entry.type for entry in session.get_inputs()}
+    fixed = {
+        name: np.full(like.shape, value, np.float32 if "float" in kinds.get(name, "") else np.int64)
+        for name, value in model.fixed.items()
+    }
+    return run_session(session, names, {**arrays, **fixed}, constants)
+
+
+def cosine(left: NDArray[Any], right: NDArray[Any]) -> float:
+    """Mean over the images of the cosine between two arrays (N, ...)."""
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (left, right))
+    power = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+    return float(np.mean((a * b).sum(axis=1) / np.maximum(power, 1e-30)))
 
 
 def routing_flips(graph: Graph, images: Float, task: int, routing: list[Int64]) -> tuple[int, int]:

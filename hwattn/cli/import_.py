@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from hwattn.cli.arguments import add_model
+from hwattn.cli.changes import add_changes, changes_of
 from hwattn.cli.models import float_model
 from hwattn.cli.output import Output, table
 from hwattn.quant.importer import ImportReport, MappedNode, import_onnx, refusal_of
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes", action="store_true", help="one line for each ONNX node instead of one for each result"
     )
+    add_changes(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         The file is no usable ONNX model, or a node is refused; the table is printed before.
     """
     source = float_model(args.model)
-    report = import_onnx(source.onnx)
+    report = import_onnx(source.onnx, changes_of(args))
     if args.nodes:
         out.print(table(["node", "operator", "becomes"], ((m.node, m.op, m.becomes) for m in report.mapped)))
     else:
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     out.result(document)
     if refusal is not None:
         raise refusal
+    for part in report.host:
+        out.print(f"On the host, by onnxruntime: {part}")
     nodes = len(report.graph.nodes) if report.graph else 0
     out.print(
         f"{len(report.mapped)} ONNX nodes became {nodes} nodes; "

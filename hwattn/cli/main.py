@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "quantize": Verb("quantize", "post-training quantization of an ONNX file, with the SQNR of each layer"),
     "run": Verb("run", "integer inference with the bit-accurate NumPy model"),
     "eval": Verb("eval", "metric of every task, integer against float"),
+    "export": Verb("export", "a quantized model as standard QDQ ONNX"),
     "sim": Verb("sim", "inference on the simulated RTL, compared bit for bit with the NumPy model"),
     "build": Verb(
         "build", "Verilog, netlist, bitstream, report, driver settings and golden vectors for a board"

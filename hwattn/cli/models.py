@@ -14,6 +14,7 @@ import hwattn.quant
 import hwattn.spec
 from hwattn.cli.arguments import check_images, load_arrays
 from hwattn.models import Workload, built_workloads, bundled_workloads, find_workload
+from hwattn.quant.host import HostRunner
 from hwattn.quant.importer import graph_of
 from hwattn.quant.quantizer import quantize
 from hwattn.spec.cache import cache_folder, digest, made_once
@@ -139,23 +140,40 @@ def calibration_arrays(source: FloatModel, calibration: Path | None) -> dict[str
     return arrays if isinstance(arrays, dict) else {"": arrays}
 
 
-def calibration_images(graph: Graph, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """Return the images among the arrays of a calibration file, checked.
+def named_arrays(model: Graph | QuantizedModel, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays that a model reads, under the names of its inputs.
+
+    Raises
+    ------
+    RefusedError
+        One is missing, both as itself and with ``calib_`` before its name.
+    """
+    found = {}
+    for name in HostRunner(model).inputs:
+        key = next((key for key in (name, CALIBRATION_PREFIX + name, "") if key in arrays), None)
+        if key is None:
+            raise RefusedError(
+                f"a calibration set of the arrays {', '.join(sorted(arrays)) or '(none)'}",
+                f"one named {name} or {CALIBRATION_PREFIX}{name}",
+                f"save the images as numpy.savez(..., {name}=images)",
+            )
+        found[name] = arrays[key]
+    return found
+
+
+def calibration_images(model: Graph | QuantizedModel, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Return the images among the arrays of a calibration file, checked; tokens where the host makes them.
 
     Raises
     ------
     RefusedError
         No array is named as the image input (or ``calib_`` and that name), or it has another type or shape.
     """
-    for name in (graph.image, CALIBRATION_PREFIX + graph.image, ""):
-        if name in arrays:
-            where = f"{name} of the calibration set" if name else "the calibration set"
-            return check_images(arrays[name], where, graph.image_shape)
-    raise RefusedError(
-        f"a calibration set of the arrays {', '.join(sorted(arrays)) or '(none)'}",
-        f"one named {graph.image} or {CALIBRATION_PREFIX}{graph.image}",
-        f"save the images as numpy.savez(..., {graph.image}=images)",
-    )
+    found = named_arrays(model, arrays)
+    if model.front is None:
+        where = f"{model.image} of the calibration set"
+        found[model.image] = check_images(found[model.image], where, model.image_shape)
+    return HostRunner(model).images(found)
 
 
 def file_digest(path: Path) -> str:
@@ -203,6 +221,6 @@ def _quantizer_version() -> str:
     """Digest of the sources that decide what quantization makes of a file."""
     parts = []
     for package in (hwattn.quant, hwattn.spec):
-        for source in sorted(Path(package.__path__[0]).glob("*.py")):
+        for source in sorted(Path(package.__path__[0]).rglob("*.py")):
             parts.append(f"{source.name} {file_digest(source)}")
     return digest(*parts, np.__version__)

@@ -1,28 +1,47 @@
-"""``hwattn quantize``: post-training quantization, with the SQNR of each layer."""
+"""``hwattn quantize``: post-training quantization, with evidence from images that it did not see."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from hwattn.cli.arguments import add_model
-from hwattn.cli.models import calibration_arrays, calibration_images, file_digest, float_model
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.cli.arguments import TEST_PREFIX, add_model, load_arrays
+from hwattn.cli.changes import add_changes, changes_of
+from hwattn.cli.models import (
+    FloatModel,
+    calibration_arrays,
+    calibration_images,
+    file_digest,
+    float_model,
+    named_arrays,
+)
 from hwattn.cli.output import Output, table
+from hwattn.cli.quantize_html import write_html
 from hwattn.quant.importer import graph_of
-from hwattn.quant.quantizer import RESIDUAL_SQNR_MIN, quantize
-from hwattn.quant.report import LayerReport, measure
+from hwattn.quant.quantizer import Quantization, quantize
+from hwattn.quant.readers import folder_images
+from hwattn.quant.report import Evidence, LayerReport, advice, gather
+from hwattn.quant.residual import RESIDUAL_SQNR_MIN
+from hwattn.quant.settings import CALIBRATORS, Settings
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.graph import Graph
 from hwattn.spec.hwq import save_model
 
 HELP = (
     "Quantize an ONNX model to int8 with images to calibrate with, and write it as .hwq. Reports how close "
-    "each layer's integers come to its real numbers, over the calibration images."
+    "each layer's integers come to its real numbers, over images that were not used to calibrate."
 )
 
 WEAK_SQNR = 20.0
 """dB under which a layer is named in a warning."""
 
 _MEASURED_IMAGES = 128
+_HELD_OUT_SHARE = 5
+"""One image of so many is kept from calibration where there are no others to measure with."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +50,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         type=Path,
+        metavar="X.npz|DIR",
+        help="arrays, or a folder of images, to calibrate with; default: the workload's own calibration set",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
         metavar="X.npz",
-        help="images to calibrate with; default: the workload's own calibration set",
+        help="arrays to measure with; default: the workload's test set, else every fifth of --calibration, kept aside",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="M.hwq", help="the file to write")
+    parser.add_argument("--html", type=Path, metavar="R.html", help="write the evidence with plots as well")
+    for name, what in (("mean", "subtracted from"), ("std", "dividing")):
+        parser.add_argument(
+            f"--{name}",
+            type=_numbers,
+            default=(0.5,),
+            metavar="A,B,C",
+            help=f"{what} the pixels (0 to 1) of a folder's images, one number or one per channel; default: 0.5",
+        )
+    parser.add_argument(
+        "--calibrator",
+        default=CALIBRATORS[0],
+        metavar="NAME",
+        help=f"how ranges are chosen: {', '.join(CALIBRATORS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--percentile", type=float, default=99.99, help="of the percentile calibrator (default: %(default)s)"
+    )
+    for name, what in (
+        ("migration", "move scales between layers"),
+        ("bias-correction", "move mean errors into biases"),
+        ("spread-rounding", "round weights against their inputs' covariance"),
+        ("per-head", "one scale for each head of queries, keys and values"),
+    ):
+        parser.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=f"{what} (default: yes)"
+        )
+    add_changes(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
@@ -49,43 +102,118 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "a file name in a folder that exists",
             "make the folder, or name another file",
         )
+    settings = Settings(
+        args.calibrator,
+        args.percentile,
+        args.migration,
+        args.bias_correction,
+        args.spread_rounding,
+        args.per_head,
+    )
     source = float_model(args.model)
-    arrays = calibration_arrays(source, args.calibration)
-    graph = graph_of(source.onnx)
+    images_in_folder = args.calibration is not None and args.calibration.is_dir()
+    arrays = {} if images_in_folder else calibration_arrays(source, args.calibration)
+    graph = graph_of(source.onnx, changes_of(args))
+    if images_in_folder:
+        arrays = {graph.image: folder_images(args.calibration, graph.image_shape, args.mean, args.std)}
+    arrays, held_out, apart = _held_out(args.data, source, graph, arrays)
     images = calibration_images(graph, arrays)
-    made = quantize(graph, images, source.name, file_digest(source.onnx))
-    layers = measure(made.graph, made.model, images[:_MEASURED_IMAGES])
+    made = quantize(graph, images, source.name, file_digest(source.onnx), settings)
+    evidence = gather(made.graph, made.model, calibration_images(made.model, held_out)[:_MEASURED_IMAGES])
     save_model(made.model, args.output)
+    _print(out, made, evidence, apart)
     size = args.output.stat().st_size
-    out.print(
-        table(
-            ["layer", "kind", "SQNR dB"],
-            [(layer.name, layer.kind, f"{layer.sqnr_db:.1f}") for layer in layers],
-            right=["SQNR dB"],
-        )
-    )
-    out.print(
-        f"Residual stream: rounding to int16 leaves {made.residual_sqnr_db:.1f} dB at worst "
-        f"({RESIDUAL_SQNR_MIN:.0f} needed)."
-    )
     out.print(f"Wrote {args.output} ({size / 1024:.0f} KiB), calibrated with {len(images)} images.")
-    warnings = [*made.warnings, *_weak(layers)]
+    warnings = [*made.warnings, *_weak(evidence.layers), *advice(evidence.layers, WEAK_SQNR)]
+    if not apart:
+        warnings.append("too few images to keep any from calibration: measured on the same; add --data X.npz")
     for warning in warnings:
         out.warn(warning)
+    if args.html:
+        write_html(args.html, made, evidence, calibration_images(made.model, held_out)[:16], warnings)
     out.result(
         {
             "model": source.name,
             "file": args.output,
             "bytes": size,
             "calibration_images": len(images),
+            "measured_images": evidence.images,
+            "held_out": apart,
+            "calibrator": settings.calibrator,
             "warnings": warnings,
             "residual_sqnr_db": made.residual_sqnr_db,
-            "layers": [
-                {"name": layer.name, "kind": layer.kind, "sqnr_db": layer.sqnr_db} for layer in layers
-            ],
+            "agreement": evidence.agreement,
+            "routing_flips": evidence.flips / max(evidence.decisions, 1),
+            "routing_decisions": evidence.decisions,
+            "host": [name for name in ("front", "back") if getattr(graph, name) is not None],
+            "layers": [_row(layer) for layer in evidence.layers],
         }
     )
     return 0
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+
+
+def _held_out(
+    path: Path | None, source: FloatModel, graph: Graph, arrays: dict[str, NDArray[Any]]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], bool]:
+    """Arrays to calibrate with, arrays to measure with, and whether they differ."""
+    if path is not None:
+        loaded = load_arrays(path)
+        return arrays, loaded if isinstance(loaded, dict) else {graph.image: loaded}, True
+    if source.workload is not None:
+        return (
+            arrays,
+            {name.removeprefix(TEST_PREFIX): a for name, a in source.workload.test_set().items()},
+            True,
+        )
+    named = named_arrays(graph, arrays)
+    count = min((len(array) for array in named.values() if array.ndim), default=0)
+    if count < _HELD_OUT_SHARE:
+        return arrays, arrays, False
+    kept = np.arange(count) % _HELD_OUT_SHARE == _HELD_OUT_SHARE - 1
+    parts = [{name: array[:count][mask] for name, array in named.items()} for mask in (~kept, kept)]
+    return parts[0], parts[1], True
+
+
+def _row(layer: LayerReport) -> dict[str, object]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "sqnr_db": layer.sqnr_db,
+        "cosine": layer.cosine,
+        "saturated": layer.saturated,
+        "drop_db": layer.drop_db,
+    }
+
+
+def _print(out: Output, made: Quantization, evidence: Evidence, apart: bool) -> None:
+    out.print(
+        table(
+            ["layer", "kind", "SQNR dB", "cosine", "saturated"],
+            [
+                (e.name, e.kind, f"{e.sqnr_db:.1f}", f"{e.cosine:.5f}", f"{e.saturated:.2%}")
+                for e in evidence.layers
+            ],
+            right=["SQNR dB", "cosine", "saturated"],
+        )
+    )
+    where = "images that were not used to calibrate" if apart else "the calibration images"
+    out.print(f"Measured on {evidence.images} of {where}.")
+    for name, share in evidence.agreement.items():
+        out.print(f"{name}: the largest element is the float model's in {share:.2%}.")
+    if evidence.decisions:
+        share = evidence.flips / evidence.decisions
+        out.print(f"Routing flips: {evidence.flips} of {evidence.decisions} decisions ({share:.2%}).")
+    out.print(
+        f"Residual stream: rounding to int16 leaves {made.residual_sqnr_db:.1f} dB at worst "
+        f"({RESIDUAL_SQNR_MIN:.0f} needed)."
+    )
 
 
 def _weak(layers: tuple[LayerReport, ...]) -> list[str]:

@@ -19,6 +19,7 @@ from hwattn.cli.arguments import (
     add_images,
     add_model,
     check_images,
+    load_arrays,
     load_images,
     parse_task,
 )
@@ -26,6 +27,7 @@ from hwattn.cli.device import run_on_device
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.compiler import compile_model
+from hwattn.quant.host import HostRunner
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.errors import RefusedError
 
@@ -68,17 +70,22 @@ def run(args: argparse.Namespace, out: Output) -> int:
     check_target(args.output)
     resolved = resolve_model(args.model, args.calibration)
     model = resolved.model
-    tasks = parse_task(args.task, resolved.output_names)
-    images = input_images(args.input, args.images, resolved)
+    asked = parse_task(args.task, resolved.output_names)
+    # without tasks one program makes all outputs
+    tasks = asked if model.tasks > 1 else [0]
+    arrays = input_arrays(args.input, args.images, resolved)
+    runner = HostRunner(model)
+    images = runner.images(arrays)
     board = find_board(args.board) if args.device else None
     program = compile_model(model, accelerator_config(args, board.preset if board else resolved.preset))
     cycles: dict[int, list[int]] = {}
     if board is None:
-        outputs, seconds = _execute(Executor(program), images, tasks, out)
+        made, seconds = _execute(Executor(program), images, tasks, out)
     else:
         began = time.perf_counter()
         answered = run_on_device(args.device, board.baud, program, images, tasks, out)
-        outputs, cycles, seconds = answered.outputs, answered.cycles, time.perf_counter() - began
+        made, cycles, seconds = answered.outputs, answered.cycles, time.perf_counter() - began
+    outputs = runner.outputs(made, arrays)
     write_arrays(args.output, outputs)
     rows = [(name, "x".join(map(str, value.shape)), str(value.dtype)) for name, value in outputs.items()]
     out.print(table(["output", "shape", "type"], rows))
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "cycles": {resolved.output_names[task]: counts for task, counts in cycles.items()},
             "images": len(images),
             "tasks": [resolved.output_names[task] for task in tasks],
+            "host": [name for name in ("front", "back") if getattr(model, name) is not None],
             "output": args.output,
             "outputs": {name: list(value.shape) for name, value in outputs.items()},
             "seconds": seconds,
@@ -103,21 +111,28 @@ def run(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def input_images(path: Path | None, limit: int | None, resolved: ResolvedModel) -> NDArray[np.float32]:
-    """Return the images to run: of a file, else the workload's test images; at most `limit`.
+def input_arrays(path: Path | None, limit: int | None, resolved: ResolvedModel) -> dict[str, NDArray[Any]]:
+    """Return what the model reads, by name of its inputs: of a file, else the workload's test set; at most `limit` each.
 
     Raises
     ------
     RefusedError
-        There is no file and no workload, or the images do not fit the model.
+        There is no file and no workload, or the arrays do not fit the model.
     """
     model = resolved.model
+    names = HostRunner(model).inputs
+    if path is not None and names != (model.image,):
+        loaded = load_arrays(path)
+        arrays = loaded if isinstance(loaded, dict) else {names[0]: loaded}
+        return {name: array[:limit] for name, array in arrays.items() if name in names and array.ndim}
     if path is not None:
-        return load_images(path, model.image, model.image_shape)[:limit]
+        return {model.image: load_images(path, model.image, model.image_shape)[:limit]}
     if resolved.workload is None:
         raise RefusedError(f"{model.name} without images", "images to run it on", "add --input X.npy")
     arrays = resolved.workload.test_set()
-    return check_images(arrays[model.image], "the workload's test set", model.image_shape)[:limit]
+    return {
+        model.image: check_images(arrays[model.image], "the workload's test set", model.image_shape)[:limit]
+    }
 
 
 def check_target(path: Path) -> None:

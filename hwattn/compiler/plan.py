@@ -173,8 +173,31 @@ class Plan:
                         "quantize the model with this version of hwattn",
                     )
             self.rows[node.name], self.features[node.name] = rows, features
-            if isinstance(node, QuantizedPatchEmbed | Add):
+        for node in self.model.nodes:
+            if isinstance(node, Add) or (isinstance(node, QuantizedPatchEmbed) and not self._in_bytes(node)):
                 self.residual.add(node.name)
+        for node in self.model.nodes:
+            self.residual.update(self._begun(node))
+
+    def _in_bytes(self, node: QuantizedPatchEmbed) -> bool:
+        """An embedding that only linear layers read, so that it is no residual stream."""
+        readers = [other for other in self.model.nodes if node.name in other.inputs]
+        outputs = {output.tensor for output in self.model.outputs}
+        return (
+            bool(readers)
+            and node.name not in outputs
+            and all(isinstance(reader, QuantizedLinear) for reader in readers)
+        )
+
+    def _begun(self, node: Node) -> set[str]:
+        """Linear layers whose results begin a residual stream: what `node` normalizes, or adds to first."""
+        sources = [self.source(name) for name in node.inputs]
+        makers = [self.model.by_name.get(name) for name in sources]
+        if isinstance(node, Add) and self.residual.isdisjoint(sources):
+            makers = makers[:1]
+        elif not isinstance(node, QuantizedLayerNorm):
+            return set()
+        return {maker.name for maker in makers if isinstance(maker, QuantizedLinear)}
 
     def _demand(self, name: str, span: Span) -> None:
         if name in self.needed:
@@ -227,6 +250,8 @@ class Plan:
                 self.groups[node.name] = head_dim
             elif isinstance(node, QuantizedLinear):
                 self._need_form(node.inputs[0], Form.ROWS)
+                if node.name in self.residual:
+                    self._need_form(node.name, Form.INT16)
             elif isinstance(node, QuantizedMixture):
                 self._need_form(node.inputs[0], Form.ROWS)
                 self._need_form(node.inputs[0], Form.WIDE)

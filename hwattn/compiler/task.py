@@ -118,8 +118,9 @@ class TaskLowering:
         """
         stream: dict[str, tuple[str, int]] = {}
         for index, step in enumerate(self.plan.steps):
-            if isinstance(step.nodes[0], QuantizedPatchEmbed):
-                stream[step.nodes[0].name] = f"{RESIDUAL}:{step.nodes[0].name}", 0
+            for node in step.nodes if step.target is None else ():
+                if node.name in self.plan.residual:
+                    stream[node.name] = f"{RESIDUAL}:{node.name}", 0
             if step.target:
                 stored, first = self.plan.root(self._operand(step.target))
                 buffer, offset = stream[stored]
@@ -164,9 +165,11 @@ class TaskLowering:
         """Step, name and form of every tensor that has a buffer of its own."""
         found = []
         for index, step in enumerate(self.plan.steps):
-            if step.target or isinstance(step.nodes[0], QuantizedPatchEmbed):
+            if step.target:
                 continue
             for node in step.nodes:
+                if node.name in self.plan.residual:
+                    continue
                 forms = self.plan.forms[node.name]
                 allowed = _forms_of(node)
                 if not forms <= allowed or (Form.INT16 in forms and len(forms) > 1):
@@ -183,8 +186,9 @@ class TaskLowering:
         image = ceil_div(int(np.prod(self.plan.model.image_shape)), self.lanes)
         buffers = [Buffer(IMAGE, image, -1, steps)]
         for index, step in enumerate(self.plan.steps):
-            made = step.target.name if step.target else step.nodes[0].name
-            if made in self.stream:
+            for made in [step.target.name] if step.target else [node.name for node in step.nodes]:
+                if made not in self.stream:
+                    continue
                 name, _ = self.stream[made]
                 if all(buffer.name != name for buffer in buffers):
                     words = int16_words(self.plan.features[made], self.lanes) * self.plan.rows[made]

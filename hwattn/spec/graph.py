@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.spec.host import HostPart
+
 Float = NDArray[np.float32]
 
 
@@ -136,6 +138,13 @@ class Graph:
         ONNX name of the task index, where the model has several tasks.
     tasks : int
         Number of tasks, at least 1.
+    front : HostPart or None
+        What the host runs before: it makes the tensor `image`, tokens that reach the accelerator by
+        ``spec.host.token_image``.
+    back : HostPart or None
+        What the host runs behind: it makes the model's outputs from those of the graph.
+    fixed : dict of str to float
+        Inputs of the ONNX model that are constant here, and their value.
     """
 
     image: str
@@ -144,6 +153,9 @@ class Graph:
     tasks: int
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
+    front: HostPart | None = None
+    back: HostPart | None = None
+    fixed: dict[str, float] = field(default_factory=dict)
     by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

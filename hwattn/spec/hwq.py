@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.files import write_complete
 from hwattn.spec.graph import Add, Output, Rows
+from hwattn.spec.host import HostPart
 from hwattn.spec.quantized import (
     QuantizedAttention,
     QuantizedExpert,
@@ -30,7 +31,7 @@ from hwattn.spec.quantized import (
 FORMAT = "hwattn-quantized-model"
 """The one key of the safetensors metadata; its value is JSON with the version and the model."""
 
-VERSION = 1
+VERSION = 2
 """Version of the layout; a reader accepts its own version only."""
 
 _KINDS: dict[str, type[Any]] = {
@@ -47,6 +48,7 @@ _KINDS: dict[str, type[Any]] = {
         Add,
         Rows,
         Output,
+        HostPart,
     )
 }
 _ARRAYS: dict[tuple[str, str], tuple[str, int]] = {
@@ -60,6 +62,7 @@ _ARRAYS: dict[tuple[str, str], tuple[str, int]] = {
     ("QuantizedLayerNorm", "beta"): ("int32", 1),
     ("QuantizedMixture", "gate_weight"): ("int16", 3),
     ("QuantizedMixture", "gate_bias"): ("int64", 2),
+    ("HostPart", "onnx"): ("uint8", 1),
 }
 """dtype and dimensions of every array field."""
 
@@ -203,6 +206,8 @@ def _check_field(kind: str, name: str, declared: str, value: Any) -> None:
             raise ValueError(f"{where} is no {declared}")
     elif declared.startswith("tuple[") and not isinstance(value, tuple):
         raise ValueError(f"{where} is no list")
+    elif declared == "HostPart | None" and not isinstance(value, HostPart | None):
+        raise ValueError(f"{where} is no host part")
     elif declared in _KINDS and type(value).__name__ != declared:
         raise ValueError(f"{where} is no {declared}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.spec.graph import Node, Output
+from hwattn.spec.host import HostPart
 
 Int8 = NDArray[np.int8]
 Int16 = NDArray[np.int16]
@@ -107,7 +108,8 @@ class QuantizedMixture(Node):
 class QuantizedModel:
     """A quantized transformer encoder; ``nodes`` also holds the graph's own ``Add`` and ``Rows``.
 
-    `source` is the SHA-256 of the float ONNX file in hexadecimal, empty where there was none.
+    `source` is the SHA-256 of the float ONNX file in hexadecimal, empty where there was none. `front`, `back`
+    and `fixed` are those of ``spec.graph.Graph``.
     """
 
     name: str
@@ -119,6 +121,9 @@ class QuantizedModel:
     outputs: tuple[Output, ...]
     scales: dict[str, Float64]
     source: str = ""
+    front: HostPart | None = None
+    back: HostPart | None = None
+    fixed: dict[str, float] = field(default_factory=dict)
     by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

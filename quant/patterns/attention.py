@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Refusal, Scores, Value
+from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Known, Refusal, Scores, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.pointwise import affine
 from hwattn.quant.patterns.tokens import describe, rows_of, select_features, settle_curve
@@ -73,6 +73,8 @@ def attend(context: Context, p: Scores, v: Activation) -> Activation:
 def operator(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     """The Attention operator; q, k and v (batch, heads, tokens, head_dim) or (batch, tokens, features)."""
     q, k, v, *others = inputs
+    if others and _hides_nothing(others[0]):
+        others[0] = None
     plain = not attribute(node, "is_causal", 0) and not attribute(node, "softcap", 0.0)
     if not plain or any(other is not None for other in others) or any(node.output[1:]):
         raise Refusal("attention with a mask, a softcap or a cache", _REMEDY)
@@ -92,6 +94,14 @@ def operator(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
         shape = (*y.shape[:2], y.shape[2] * y.shape[3])
         y = Activation(y.base, shape, y.full_index().reshape(shape), node=y.node)
     return [y]
+
+
+def _hides_nothing(mask: Value | None) -> bool:
+    """A mask that is all true, or adds zeros."""
+    if not isinstance(mask, Known) or len(mask.arrays) != 1:
+        return False
+    array = mask.array
+    return bool(array.all()) if array.dtype == np.bool_ else not array.any()
 
 
 def _split(x: Activation, heads: int) -> Activation:

@@ -10,10 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from hwattn.quant.onnx_values import Activation, Base, Known, Refusal, Scores, Value
+from hwattn.quant.host import open_session
+from hwattn.quant.onnx_values import Activation, Base, Foreign, Known, Refusal, Scores, Value
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of a tensor: their indices are int32."""
+
+_BROKEN = frozenset(["GatherElements"])
+"""Operators that onnx's reference evaluator gets wrong: indices of another length than the data."""
 
 B = TypeVar("B", bound=Base)
 
@@ -60,7 +64,10 @@ class Context:
         feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
         try:
             with np.errstate(all="ignore"):
-                results = self._evaluator(node, list(feeds)).run(None, feeds)
+                if node.op_type in _BROKEN or node.domain not in ("", "ai.onnx"):
+                    results: Sequence[Any] = self._by_onnxruntime(node, feeds)
+                else:
+                    results = list(self._evaluator(node, list(feeds)).run(None, feeds))
         except MemoryError:
             raise
         except Exception as error:
@@ -77,6 +84,23 @@ class Context:
             [node], "node", [onnx.ValueInfoProto(name=name) for name in inputs], outputs
         )
         return ReferenceEvaluator(graph, opsets={"": self.opset})
+
+    def _by_onnxruntime(self, node: onnx.NodeProto, feeds: dict[str, Any]) -> list[NDArray[Any]]:
+        inputs = [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
+            for name, array in feeds.items()
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        opsets = [onnx.helper.make_opsetid("", self.opset)]
+        if node.domain:
+            opsets.append(onnx.helper.make_opsetid(node.domain, 1))
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph([node], "node", inputs, outputs), opset_imports=opsets, ir_version=10
+        )
+        session = open_session(model.SerializeToString(), node.op_type)
+        return [np.asarray(result) for result in session.run(None, feeds)]
 
     def whole(self, base: Base) -> Activation:
         """All of a base, as (batch, tokens, features)."""
@@ -101,6 +125,8 @@ def shape_of(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a value, where it has one."""
     if isinstance(value, Known):
         return value.arrays[0].shape
+    if isinstance(value, Foreign):
+        return value.example.shape
     if isinstance(value, Activation | Scores):
         return value.shape
     return None

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from hwattn.cli.evaluate import accuracy, float_outputs, needed_tokens, open_session, routing_flips
+from hwattn.cli.evaluate import accuracy, float_outputs, needed_tokens, routing_flips
 from hwattn.cli.main import main
 from hwattn.cli.models import resolve_model
 from hwattn.models import find_workload
+from hwattn.quant.host import open_session
 from hwattn.quant.importer import graph_of
 from hwattn.quant.reference import evaluate, route
 from hwattn.spec.cache import CACHE_VARIABLE
@@ -121,7 +122,7 @@ def test_float_outputs_and_flips() -> None:
     graph, images = graph_of(DIGITS.model), DIGITS.test_set()["image"][:5]
     model, session = resolve_model("digits").model, open_session(DIGITS.model)
     for task, name in enumerate(["digit", "stroke"]):
-        made = float_outputs(session, model, images, task)
+        made = float_outputs(session, model, {"image": images}, task)
         values = evaluate(graph, images, task)
         assert list(made) == [name]
         tensor = next(output.tensor for output in graph.outputs if output.name == name)
@@ -147,8 +148,8 @@ def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(proto, tmp_path / "four.onnx")
     model, images = resolve_model("digits").model, DIGITS.test_set()["image"][:6]
-    fixed = float_outputs(open_session(tmp_path / "four.onnx"), model, images, 0)
-    free = float_outputs(open_session(DIGITS.model), model, images, 0)
+    fixed = float_outputs(open_session(tmp_path / "four.onnx"), model, {"image": images}, 0)
+    free = float_outputs(open_session(DIGITS.model), model, {"image": images}, 0)
     np.testing.assert_allclose(fixed["digit"], free["digit"], atol=1e-5)
 
 

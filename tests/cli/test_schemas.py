@@ -19,6 +19,7 @@ CALLS = [
     ("quantize", ["quantize", "digits", "-o", "{tmp}/digits.hwq"]),
     ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
     ("eval", ["eval", "digits", "--images", "16"]),
+    ("export", ["export", "digits", "-o", "{tmp}/digits.onnx"]),
     ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--stepped", "0"]),
     ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
     (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 from draw import CONFIGS, program_of, random_state
 from hypothesis import given, settings
 from hypothesis import strategies as st

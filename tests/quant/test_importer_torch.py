@@ -189,8 +189,6 @@ def test_mixtures(style, tasks, tmp_path):
 @pytest.mark.parametrize(
     ("model", "op", "reason", "remedy"),
     [
-        (lambda: ViT(pool="mean"), "ReduceMean", "mean pooling over the tokens", "class token"),
-        (lambda: ViT(pool="softmax"), "Softmax", "softmax", "logits"),
         (lambda: ViT(Block(mlp=Mlp(nn.ELU()))), "Elu", "element-wise function", "GELU"),
         (lambda: ViT(Block(mlp=Mlp(nn.LeakyReLU()))), "LeakyRelu", "element-wise function", "GELU"),
         (lambda: ViT(Block(mlp=Mlp(nn.Mish()))), "Mul", "element-wise function", "GELU"),

@@ -16,6 +16,7 @@ from hwattn.quant.quantizer import Quantization, quantize
 from hwattn.quant.reference import evaluate, route
 from hwattn.quant.report import measure
 from hwattn.quant.roles import Role, check_roles, tensor_roles
+from hwattn.quant.settings import Settings
 from hwattn.quant.simulate import simulate, wide_tensors
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import load_preset
@@ -188,7 +189,10 @@ def test_migration_keeps_the_function_and_helps_uneven_channels() -> None:
     np.testing.assert_allclose(statistics.peaks["norm2"], np.abs(other["norm2"]).max(), rtol=1e-4)
     with_it, without = (
         {layer.name: layer.sqnr_db for layer in measure(made.graph, made.model, make_images(64, seed=12))}
-        for made in (quantize(graph, images, "m"), quantize(graph, images, "m", migration=False))
+        for made in (
+            quantize(graph, images, "m"),
+            quantize(graph, images, "m", settings=Settings(migration=False)),
+        )
     )
     assert with_it["fc2"] > without["fc2"] + 1
     assert with_it["proj"] > without["proj"]
@@ -209,7 +213,10 @@ def test_keys_are_centred_and_balanced_against_queries() -> None:
     assert reach.max() / reach.min() < 10
     with_it, without = (
         {layer.name: layer.sqnr_db for layer in measure(made.graph, made.model, make_images(64, seed=12))}
-        for made in (quantize(graph, images, "m"), quantize(graph, images, "m", migration=False))
+        for made in (
+            quantize(graph, images, "m"),
+            quantize(graph, images, "m", settings=Settings(migration=False)),
+        )
     )
     assert with_it["attend"] > without["attend"] + 3
 

@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
-
 from bench import Bench, Context
+
 from hwattn.rtl.host import Host
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.registers import Control, Region, Register, address

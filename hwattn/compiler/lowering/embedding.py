@@ -15,6 +15,7 @@ from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Form, Span
 from hwattn.compiler.scales import channel_params, check_accumulators
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Copy, Fetch, Format, Load, Memory
 from hwattn.spec.quantized import QuantizedPatchEmbed
 
@@ -35,9 +36,18 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     """Lower patch embedding: COPY, then LOAD, MATMUL and POST for each tile of patches."""
     emitter, plan = context.emitter, context.plan
     lanes = emitter.config.lanes
-    place = context.place(node.name, Form.INT16)
     start, stop = context.span(node.name)
-    _copy_init(context, node, place.address(start), (start, stop))
+    stream = node.name in plan.residual
+    place = context.place(node.name, Form.INT16 if stream else Form.ROWS)
+    if stream:
+        _copy_init(context, node, place.address(start), (start, stop))
+    elif node.init.any():
+        raise RefusedError(
+            f"{node.name}: constant tokens or position embeddings that linear layers read",
+            "a LayerNorm between the embedding and the first linear layer",
+            "cut the model behind the position embeddings, or quantize it again",
+        )
+    format = Format.RESIDUAL if stream else Format.INT8
 
     dim, _, kernel_height, kernel_width = node.weight.shape
     _, height, width = plan.model.image_shape
@@ -50,7 +60,7 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     weights = Weights(emitter.weights.add(packed), dim, packed.shape[1])
     params = emitter.params.add(channel_params(bias, factors, False, node.name))
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
-    layout = RowLayout(dim, dim, lanes)
+    layout = plan.layout(node.name)
 
     def loads(patch: int, rows: int) -> list[Load]:
         return [
@@ -75,7 +85,7 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
 
     def sinks(tile: Tile) -> list[Sink]:
         base = place.address(node.first + tile.token)
-        return [Sink(Format.RESIDUAL, base, place.stride, layout, params)]
+        return [Sink(format, base, place.stride, layout, params)]
 
     first, last = max(0, start - node.first), min(patches, stop - node.first)
     tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((first, last))]
