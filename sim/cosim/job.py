@@ -112,6 +112,8 @@ class Run:
         Every counter of the free run, by register number.
     compared : int
         Instructions after which the activation memory was compared.
+    steps : list of int
+        Of each instruction in single-step mode, the cycles from its step until the machine is at rest again.
     outputs : dict of str to list
         Integers of every output, as the hardware left them, (rows, columns).
     error : str
@@ -123,6 +125,7 @@ class Run:
     cycles: int = 0
     counters: dict[int, int] = field(default_factory=dict)
     compared: int = 0
+    steps: list[int] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
