@@ -39,6 +39,9 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run", "integer inference with the bit-accurate NumPy model"),
     "eval": Verb("eval", "metric of every task, integer against float"),
     "sim": Verb("sim", "inference on the simulated RTL, compared bit for bit with the NumPy model"),
+    "perf": Verb(
+        "perf", "cycles of every layer, predicted, and what bounds them; --validate against co-simulation"
+    ),
     "build": Verb(
         "build", "Verilog, netlist, bitstream, report, driver settings and golden vectors for a board"
     ),

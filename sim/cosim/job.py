@@ -112,12 +112,12 @@ class Run:
         Every counter of the free run, by register number.
     compared : int
         Instructions after which the activation memory was compared.
-    steps : list of int
-        Of each instruction in single-step mode, the cycles from its step until the machine is at rest again.
     outputs : dict of str to list
         Integers of every output, as the hardware left them, (rows, columns).
     error : str
         Name of the `ErrorCause` with which the machine stopped, or nothing.
+    steps : list of int
+        Of each instruction in single-step mode, the cycles from its step until the machine is at rest again.
     """
 
     task: int
@@ -125,9 +125,9 @@ class Run:
     cycles: int = 0
     counters: dict[int, int] = field(default_factory=dict)
     compared: int = 0
-    steps: list[int] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    steps: list[int] = field(default_factory=list)
 
 
 @dataclass
