@@ -3,8 +3,8 @@
 Tokens, queues and memory all pass from earlier to later instructions of the program, so one pass in program order finds every time. Cycle 0
 is the first in which the machine runs.
 
-What is left out, because it is small: two units that want the same bank of a memory in the same cycle (the one of lower priority waits), and
-Fetch and Store at the port in the same cycle. A machine whose units always find their banks free is predicted to the cycle.
+What is left out, because it is small: two units that want the same bank of a memory in the same cycle (the one of lower priority waits). A
+machine whose units always find their banks free is predicted to the cycle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from hwattn.sim.perf.memory import MemoryPort
+from hwattn.sim.perf.memory import MemoryPort, Span
 from hwattn.sim.perf.units import MATRIX_SETUP, stream_cycles, unit_cycles
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
@@ -46,6 +46,9 @@ FETCH_DEPTH = 16
 
 MATRIX_IN_FLIGHT = 3
 """Matmuls whose last word has been asked for and whose last column is on its way."""
+
+PASSES = 4
+"""Most passes over a program with Stores."""
 
 DISPATCH_CYCLES = 2
 FIRST_DISPATCH = 2
@@ -123,14 +126,37 @@ class Machine:
             )
         self.program, self.task = program, task
         self.config: AcceleratorConfig = program.config
-        self.port = MemoryPort(program.config, memory)
-        self._lengths = deque(tuple(counts) for counts in queue_lengths)
-        self._metaqueue: list[tuple[int, int]] = []
+        self.memory = memory
+        self.queue_lengths = [tuple(counts) for counts in queue_lengths]
+        self._begin()
         self.cycles = 0
         """Cycles of the free run, as the machine's counter says."""
 
+    def _begin(self, reads: Sequence[Span] = ()) -> None:
+        self._port = MemoryPort(self.config, self.memory, reads)
+        self._lengths = deque(self.queue_lengths)
+        self._metaqueue: list[tuple[int, int]] = []
+
     def free(self) -> list[Event]:
-        """Run with all queues at work; return the events of all instructions but the Halt, and set `cycles`."""
+        """Run with all queues at work; return the events of all instructions but the Halt, and set `cycles`.
+
+        Stores wait for the bursts that Fetches read meanwhile, which stand before or after them in the program: a program with Stores
+        is run again with the bursts of the pass before until they stay as they are.
+        """
+        reads: list[Span] = []
+        for _ in range(PASSES):
+            self._begin(reads)
+            events = self._pass()
+            settled = self._port.spans == reads
+            reads = self._port.spans
+            if settled or not any(isinstance(event.instruction, Store) for event in events):
+                break
+        halt = events[-1].times[Moment.DISPATCHED] + DISPATCH_CYCLES if events else FIRST_DISPATCH
+        self.cycles = max(halt, *(event.times[Moment.DONE] for event in events), 0) + 2
+        return events
+
+    def _pass(self) -> list[Event]:
+        """Run once."""
         events: list[Event] = []
         queues: list[list[Event]] = [[] for _ in range(QUEUES)]
         tokens: defaultdict[tuple[int, int], deque[Event]] = defaultdict(deque)
@@ -142,16 +168,17 @@ class Machine:
             own.append(event)
             events.append(event)
         self._complete()
-        halt = events[-1].times[Moment.DISPATCHED] + DISPATCH_CYCLES if events else FIRST_DISPATCH
-        self.cycles = max(halt, *(event.times[Moment.DONE] for event in events), 0) + 2
         return events
 
     def single_steps(self) -> list[tuple[Event, int]]:
         """Run every instruction alone; return with each the cycles from its step until the machine has come to rest."""
+        self._begin()
         steps = []
         for index, instruction in self._instructions():
             event = Event(index, instruction)
-            self.port.rest()
+            if instruction.queue in EXTERNAL_QUEUES:
+                # the memory comes to rest between steps
+                self._port = MemoryPort(self.config, self.memory)
             self._dispatch(event, None, [])
             self._run(event, [], [])
             steps.append((event, event.times[Moment.DONE] - event.times[Moment.DISPATCHED] + 3))
@@ -265,12 +292,12 @@ class Machine:
             _settle(event, Moment.DONE, [(accepted, event, Moment.ACCEPTED)])
         elif isinstance(instruction, Fetch):
             source = instruction.source + expert * instruction.expert_stride
-            times = self.port.fetch(instruction, source, accepted)
+            times = self._port.fetch(instruction, source, accepted)
             event.freed = times.free
             cause = (own[-1], Moment.DONE) if times.behind and own else (event, Moment.ACCEPTED)
             _settle(event, Moment.DONE, [(times.done, *cause)])
         elif isinstance(instruction, Store):
-            _settle(event, Moment.DONE, [(self.port.store(instruction, accepted), event, Moment.ACCEPTED)])
+            _settle(event, Moment.DONE, [(self._port.store(instruction, accepted), event, Moment.ACCEPTED)])
         else:
             cycles = self._unit_cycles(event)
             if isinstance(instruction, Matmul):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hwattn.spec.config import AcceleratorConfig
@@ -20,6 +21,9 @@ CREDIT_WORDS = 4
 
 STALL_RANGE = 256
 """What `ExternalMemory.stall` is a chance in; also the unit of the credit, so that it stays whole."""
+
+Span = tuple[int, int]
+"""First and last cycle of a burst's words."""
 
 
 @dataclass(frozen=True)
@@ -39,76 +43,103 @@ class FetchTimes:
     behind: bool
 
 
-class MemoryPort:
-    """The state of the port: what it has been asked for, and its credit of bandwidth.
+class Bandwidth:
+    """Words that a memory moves: each costs a credit that grows with time.
 
-    Reads and writes share the bandwidth; here each has all of it, so that a Store costs a Fetch that runs at the same time nothing.
-    Random back-pressure (`stall`) counts by its mean.
+    Parameters
+    ----------
+    memory : ExternalMemory
+    """
+
+    def __init__(self, memory: ExternalMemory) -> None:
+        self.cost = memory.cycles * STALL_RANGE
+        self.growth = min(memory.beats * STALL_RANGE, (STALL_RANGE - memory.stall) * memory.cycles)
+        self._credit = CREDIT_WORDS * self.cost
+        self._at = 0  # cycle of which that is the credit
+
+    def spend(self, first: int, words: int) -> int:
+        """Return when the last of `words` words leaves, the first in cycle `first` at the earliest."""
+        cost, growth = self.cost, self.growth
+        credit = min(self._credit + growth * (first - self._at), CREDIT_WORDS * cost - growth)
+        last = first + max(words - 1, -((credit - cost * words) // growth))
+        self._credit = credit + growth * (last + 1 - first) - cost * words
+        self._at = last + 1
+        return last
+
+
+class MemoryPort:
+    """The state of the port: what it has been asked for, and its bandwidth.
+
+    Reads go before writes, which wait while the words of a burst come. Beside that, each has the whole bandwidth. Random back-pressure
+    (`stall`) counts by its mean.
 
     Parameters
     ----------
     config : AcceleratorConfig
     memory : ExternalMemory
+    reads : sequence of Span
+        Known bursts, in order, that writes wait for.
+
+    Attributes
+    ----------
+    spans : list of Span
+        Bursts that have been read.
     """
 
-    def __init__(self, config: AcceleratorConfig, memory: ExternalMemory) -> None:
+    def __init__(self, config: AcceleratorConfig, memory: ExternalMemory, reads: Sequence[Span] = ()) -> None:
         self._page_words = PAGE_BYTES // config.lanes
-        self._memory = memory
-        ready = STALL_RANGE - memory.stall
-        self._cost = memory.cycles * STALL_RANGE
-        self._beats = min(memory.beats * STALL_RANGE, ready * memory.cycles)
-        self._pause = round(memory.stall / ready)
+        self._latency = memory.latency
+        self._pause = round(memory.stall / (STALL_RANGE - memory.stall))
+        self._reading, self._writing = Bandwidth(memory), Bandwidth(memory)
         self._ends: deque[int] = deque(maxlen=BURSTS_AHEAD)
-        self.rest()
-
-    def rest(self) -> None:
-        """Let the memory come to rest, as it is between two single steps: all its credit is there."""
-        self._credit = CREDIT_WORDS * self._cost
-        self._at = 0  # cycle of which that is the credit
-        self._ends.clear()
+        self._reads = reads
+        self.spans: list[Span] = []
 
     def fetch(self, fetch: Fetch, source: int, accepted: int) -> FetchTimes:
         """Run a Fetch that starts at external word `source` and is accepted in a cycle."""
         take = accepted + 3
         behind = False
-        last = self._ends[-1] if self._ends else -1
-        end = last
+        end = self._ends[-1] if self._ends else -1
         for number, words in enumerate(self._bursts(source, fetch.words, fetch.runs, fetch.source_stride)):
             if number:
                 take += 2
             if len(self._ends) == BURSTS_AHEAD:
                 take = max(take, self._ends[0] + 1)
-            asked = take + 1 + self._pause
-            first = max(asked + self._memory.latency, end)
-            behind = behind or (number == 0 and end > asked + self._memory.latency)
+            answered = take + 1 + self._pause + self._latency
+            behind = behind or (number == 0 and end > answered)
+            first = max(answered, end)
+            last = self._reading.spend(first, words)
+            self.spans.append((first, last))
             # a word is on the bus one cycle after the memory has spent bandwidth on it
-            end = self._spend(first, words) + 1
+            end = last + 1
             self._ends.append(end)
         return FetchTimes(take + 1, end, behind)
 
     def store(self, store: Store, accepted: int) -> int:
-        """Return when the memory has acknowledged the last burst of a Store that is accepted in a cycle."""
-        free = accepted + 2
-        memory_free, acknowledged = 0, accepted
-        bursts = self._bursts(store.target, store.words, store.runs, store.target_stride)
-        for words in bursts:
-            take = free
-            address = max(take + 1, memory_free) + self._pause
-            first = max(take + 3, address + 1)
-            last = first + max(words - 1, (words - 1) * self._cost // self._beats)
-            acknowledged = last + self._memory.latency + 1
-            memory_free = acknowledged
-            free = last + 2
+        """Return when a Store that is accepted in a cycle has ended: the memory has acknowledged its last burst."""
+        take, acknowledged = accepted + 2, 0
+        for words in self._bursts(store.target, store.words, store.runs, store.target_stride):
+            # the memory takes the next address when it has acknowledged the burst before
+            address = max(take + 1, acknowledged) + self._pause
+            last = self._write(max(take + 3, address + 1), words)
+            acknowledged = last + self._latency + 1
+            take = last + 2
         return acknowledged + 1
 
-    def _spend(self, first: int, words: int) -> int:
-        """Return when the last of `words` words leaves, the first in cycle `first` at the earliest."""
-        cost, beats = self._cost, self._beats
-        credit = min(self._credit + beats * (first - self._at), CREDIT_WORDS * cost - beats)
-        last = first + max(words - 1, -((credit - cost * words) // beats))
-        self._credit = credit + beats * (last + 1 - first) - cost * words
-        self._at = last + 1
-        return last
+    def _write(self, first: int, words: int) -> int:
+        """Return when the last of `words` words is written, between the bursts that are read."""
+        place = bisect_left(self._reads, (first, first))
+        if place and self._reads[place - 1][1] >= first:
+            first = self._reads[place - 1][1] + 1
+        for begins, ends in self._reads[place:]:
+            room = max(0, begins - first) * self._writing.growth // self._writing.cost
+            if words <= room:
+                break
+            if room:
+                self._writing.spend(first, room)
+                words -= room
+            first = max(first, ends + 1)
+        return self._writing.spend(first, words)
 
     def _bursts(self, address: int, words: int, runs: int, stride: int) -> Iterator[int]:
         """Cut runs into bursts that cross no page; yield the words of each."""
