@@ -201,7 +201,7 @@ def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:
         path = args.build / "report.json"
         try:
             report = json.loads(path.read_text())
-            fmax, mhz, built_for = report["fmax_mhz"], report["clock_mhz"], report["config_hash"]
+            fmax, mhz, built_for = report["fmax_mhz"], float(report["clock_mhz"]), report["config_hash"]
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError(
                 f"{path}, which is no report of a build", "the folder of a build", "run: hwattn build"
@@ -216,7 +216,7 @@ def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:
                 "a build of this one",
                 "give the same --config and --set to both",
             )
-        return Clock(float(mhz), "placed and routed")
+        return Clock(mhz, "placed and routed")
     if args.board:
         return Clock(find_board(args.board).clock_mhz, "board")
     return Clock(ASSUMED_CLOCK_MHZ, "assumed")
