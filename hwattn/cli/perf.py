@@ -148,7 +148,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         for each in predictions
         if args.plot is not None
         for path in save_roofline(
-            args.plot, f"{program.name}-{each.name}", each.layers, program.config, memory
+            args.plot, f"{program.name}-{each.name}".replace("/", "_"), each.layers, program.config, memory
         )
     ]
     _print(program, predictions, clock, memory, out)
