@@ -20,7 +20,7 @@ CALLS = [
     ("run", ["run", "digits", "--images", "2", "-o", "{tmp}/y.npz"]),
     ("eval", ["eval", "digits", "--images", "16"]),
     ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--stepped", "0"]),
-    ("perf", ["perf", "digits", "--plot", "{tmp}"]),
+    ("perf", ["perf", "digits", "--task", "0"]),
     ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
     ("boards", ["boards"]),
     ("gna#mask", ["gna", "mask", *PATTERN]),
