@@ -45,7 +45,7 @@ class Fetcher(Component):
     Latency
     -------
     Address of the first burst four cycles after acceptance; then as the memory answers, one word per cycle at most; `done` in the cycle of
-    the last word. A burst holds up to 256 words and 4 KiB; one address can go out every three cycles, up to 16 bursts ahead.
+    the last word. A burst holds up to 256 words and 4 KiB; one address can go out every two cycles, up to 16 bursts ahead.
 
     Bit accuracy
     ------------

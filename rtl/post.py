@@ -70,9 +70,10 @@ class Post(wiring.Component):
 
     Latency
     -------
-    ``columns * ceil(rows / post_lanes)`` cycles to issue, 10 until the last chunk is in the transposer (4 more with a second stage, 5 more
-    with an activation), then what `RowWriter` takes for the last group, or `ColumnWriter` for the last column: earlier ones are written
-    while later ones are filled. Before the first chunk, 2 cycles for gate weights; with `row_scale`, what `Reciprocal` takes.
+    ``columns * ceil(rows / post_lanes)`` cycles to issue, 10 until the last chunk is in the transposer (4 more with a second stage; 9 more
+    with an activation, whether or not a second stage follows), then what `RowWriter` takes for the last group, or `ColumnWriter` for the
+    last column: earlier ones are written while later ones are filled. Before the first chunk, ``min(rows, post_lanes) + 1`` cycles for gate
+    weights; with `row_scale`, what `Reciprocal` takes.
 
     Bit accuracy
     ------------

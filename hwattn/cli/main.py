@@ -40,6 +40,9 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("eval", "metric of every task, integer against float"),
     "export": Verb("export", "a quantized model as standard QDQ ONNX"),
     "sim": Verb("sim", "inference on the simulated RTL, compared bit for bit with the NumPy model"),
+    "perf": Verb(
+        "perf", "cycles of every layer, predicted, and what bounds them; --validate against co-simulation"
+    ),
     "build": Verb(
         "build", "Verilog, netlist, bitstream, report, driver settings and golden vectors for a board"
     ),

@@ -116,6 +116,8 @@ class Run:
         Integers of every output, as the hardware left them, (rows, columns).
     error : str
         Name of the `ErrorCause` with which the machine stopped, or nothing.
+    steps : list of int
+        Of each instruction in single-step mode, the cycles from its step until the machine is at rest again.
     """
 
     task: int
@@ -125,6 +127,7 @@ class Run:
     compared: int = 0
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    steps: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 import cocotb
 import numpy as np
 from cocotb.handle import HierarchyObject
+from cocotb.triggers import ValueChange
 from cocotb.utils import get_sim_time
 from numpy.typing import NDArray
 
@@ -117,6 +118,26 @@ class Testbench:
         await self._prepare(run)
         await self.bus.control(Control.START | Control.SINGLE_STEP)
         await self.bus.rest(STEP_LIMIT, self.program)
+        watch = cocotb.start_soon(self._time_steps(run))
+        try:
+            await self._compare_steps(run)
+        finally:
+            watch.cancel()
+
+    async def _time_steps(self, run: Run) -> None:
+        """Note how long the machine takes for each step: the cycles in which it is not paused."""
+        started = None
+        while True:
+            await ValueChange(self.bus.status)
+            now = int(get_sim_time("ns"))
+            if not int(self.bus.status.value) & Status.PAUSED:
+                started = now
+            elif started is not None and now != started:
+                run.steps.append(round((now - started) / CLOCK_NS))
+                started = None
+
+    async def _compare_steps(self, run: Run) -> None:
+        """Step through the program beside the model."""
         before = np.zeros((self.words, self.lanes), np.uint8)
         for number, state in self.executor.step_through(self.images[run.image], run.task):
             await self.bus.control(Control.STEP)

@@ -21,6 +21,7 @@ CALLS = [
     ("eval", ["eval", "digits", "--images", "16"]),
     ("export", ["export", "digits", "-o", "{tmp}/digits.onnx"]),
     ("sim", ["sim", "digits", "--images", "1", "--task", "0", "--stepped", "0"]),
+    ("perf", ["perf", "digits", "--task", "0"]),
     ("build", ["build", "--board", "ulx3s-85f", "--stage", "verilog", "--empty", "-o", "{tmp}/out"]),
     (
         "build",
@@ -50,6 +51,7 @@ REFUSED = [
     ["import", "{tmp}/absent.onnx"],
     ["sim", "digits", "--task", "no-such-task"],
     ["sim", "digits", "--set", "lanes=3"],
+    ["perf", "digits", "--memory", "latency=5"],
     ["build", "--board", "no-such-board", "-o", "{tmp}/out"],
     ["hls", "digits", "--compiler", "no-such-compiler", "--csim", "-o", "{tmp}/out"],
     ["gna", "mask", "-i", "8", "-w", "9"],
