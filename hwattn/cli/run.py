@@ -135,6 +135,11 @@ def input_arrays(path: Path | None, limit: int | None, resolved: ResolvedModel) 
     }
 
 
+def input_images(path: Path | None, limit: int | None, resolved: ResolvedModel) -> NDArray[np.float32]:
+    """Return what the accelerator reads, (N, channels, height, width), from a file or the workload's test set."""
+    return HostRunner(resolved.model).images(input_arrays(path, limit, resolved))
+
+
 def check_target(path: Path) -> None:
     """Refuse a path that cannot be written, before any work.
 
