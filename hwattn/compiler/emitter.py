@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hwattn.compiler.layout import RowLayout, int16_words, split_evenly
+from hwattn.compiler.layout import RowLayout, ceil_div, int16_words, split_evenly
 from hwattn.compiler.memory import ReadOnlyMemory, require
 from hwattn.compiler.scales import Scaling
 from hwattn.spec.config import AcceleratorConfig
@@ -262,10 +262,13 @@ class Emitter:
             offset += load.words
         return bank
 
-    def column_chunks(self, columns: int, sinks: list[Sink], words: int, where: str) -> list[tuple[int, int]]:
+    def column_chunks(
+        self, columns: int, sinks: list[Sink], words: int, where: str, hiding: int = 0
+    ) -> list[tuple[int, int]]:
         """Cut output columns, whose weights have `words` words each, into pieces: (first column, columns).
 
-        A piece fits an accumulator bank, and with external memory also the weight buffer, as a part of it if possible.
+        A piece fits an accumulator bank, and with external memory also the weight buffer: as a part of it if possible, but where the room
+        allows with `hiding` columns, behind which loading a tile hides.
         """
         unit = min(columns, max(sink.unit for sink in sinks) if sinks else 1)
         require(self.config, "acc_columns", unit, f"{where} needs {unit} accumulator columns at once")
@@ -275,7 +278,8 @@ class Emitter:
                 self.config, "weight_words", unit * words, f"{where} needs {unit} rows of weights at once"
             )
             fitting = self.config.weight_words // words
-            largest = min(largest, max(unit, fitting // BUFFERED_CHUNKS), FETCH_WORDS // words)
+            part = max(unit, fitting // BUFFERED_CHUNKS, min(ceil_div(hiding, unit) * unit, fitting))
+            largest = min(largest, part, FETCH_WORDS // words)
         if columns <= largest:
             return [(0, columns)]
         return split_evenly(columns, largest, unit)

@@ -90,7 +90,9 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     first, last = max(0, start - node.first), min(patches, stop - node.first)
     tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((first, last))]
     if tiles:
-        lower_products(emitter, tiles, [Product(weights, sinks, node.name)])
+        # the loader moves a granule per cycle
+        load_cycles = emitter.config.rows * (node.weight[0].size >> granule)
+        lower_products(emitter, tiles, [Product(weights, sinks, node.name, load_cycles)])
         context.macs += (last - first) * node.weight.size
 
 

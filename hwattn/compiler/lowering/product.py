@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwattn.compiler.emitter import Emitter, Expert, Operand, Sink, Weights
+from hwattn.compiler.layout import ceil_div
 from hwattn.spec.isa import Load
 
 
@@ -21,11 +22,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Product:
-    """A weight matrix, and the sinks of each tile's result; `where` names the layer in messages."""
+    """A weight matrix, and the sinks of each tile's result; `where` names the layer in messages.
+
+    `load_cycles` are those of loading a tile, where that takes more than a cycle for each word.
+    """
 
     weights: Weights
     sinks: Callable[[Tile], list[Sink]]
     where: str
+    load_cycles: int = 0
 
 
 def lower_products(emitter: Emitter, tiles: list[Tile], products: list[Product]) -> None:
@@ -51,7 +56,8 @@ def lower_products(emitter: Emitter, tiles: list[Tile], products: list[Product])
 
 def _chunks(emitter: Emitter, product: Product, tile: Tile) -> list[tuple[int, int]]:
     weights = product.weights
-    return emitter.column_chunks(weights.rows, product.sinks(tile), weights.words, product.where)
+    hiding = ceil_div(product.load_cycles, weights.words)
+    return emitter.column_chunks(weights.rows, product.sinks(tile), weights.words, product.where, hiding)
 
 
 def _lower(
