@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from hwattn.cli.main import main
 
 FOLDER = Path("build") / "demo"
+
+NICENESS = 10
+"""Of the steps beside the bitstream."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def demo() -> int:
             if step.beside:
                 print("(runs beside the next steps; its output comes at the end)", flush=True)
                 waiting.append((step, *_start(step.command)))
+                # synthesis, then place and route, take longest and use one core: the steps beside them give way
+                os.nice(NICENESS)
                 continue
             started = time.monotonic()
             code = main(shlex.split(step.command))
