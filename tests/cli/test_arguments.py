@@ -51,7 +51,10 @@ def test_fields_are_checked_together():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config", "huge"], "no preset named huge; expected one of deit-small, deit-tiny, digits, m3vit-tiny, "),
+        (
+            ["--config", "huge"],
+            "no preset named huge; expected one of deit-small, deit-tiny, digits, m3vit-tiny, ",
+        ),
         (["--set", "rows"], "--set rows without a value; expected FIELD=VALUE"),
         (["--set", "rows=many"], "--set rows=many; expected FIELD=VALUE with an integer"),
         (["--set", "rows=0"], "rows=0"),
