@@ -125,7 +125,8 @@ def test_packed_multipliers_change_neither_results_nor_counters() -> None:
     packed = simulate(program, images, [0, 1], multiplier_style=MultiplierStyle.PACKED, whole=0)
     assert_exact(program, images, packed)
     single = simulate(program, images, [0, 1], stepped=0)
-    assert [dataclasses.replace(run, compared=0) for run in packed.findings.runs] == single.findings.runs
+    running_free = [dataclasses.replace(run, compared=0, steps=[]) for run in packed.findings.runs]
+    assert running_free == single.findings.runs
 
 
 @pytest.mark.icarus

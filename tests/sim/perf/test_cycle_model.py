@@ -17,8 +17,8 @@ from hwattn.cli.models import resolve_model
 from hwattn.compiler import compile_model
 from hwattn.rtl import axi, exponential, fetcher, queue, requantize, transposer
 from hwattn.rtl.activation import Activation
+from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.matrix import COMMANDS_IN_FLIGHT
-from hwattn.rtl.matrix_row import tree_stages
 from hwattn.sim.perf import machine as model
 from hwattn.sim.perf import memory, units
 from hwattn.sim.perf.layers import layers
