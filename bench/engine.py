@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from hwattn.cli.models import resolve_model
-from hwattn.cli.sim import queue_lengths, utilization
+from hwattn.cli.sim import utilization
 from hwattn.compiler import compile_model
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.model.executor import Executor
-from hwattn.spec.config import load_preset, preset_memory
+from hwattn.sim.perf.routing import queue_lengths
+from hwattn.spec.config import AcceleratorConfig, load_preset, preset_memory
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.registers import Register
 
@@ -42,6 +43,11 @@ class Row:
     preset: str
     changes: dict[str, int] = field(default_factory=dict)
     memory: ExternalMemory | None = None
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        """Of the machine."""
+        return load_preset(self.preset).replace(**self.changes)
 
 
 ROWS = {
@@ -66,7 +72,7 @@ ROWS = {
 def measure(row: Row) -> dict[str, Any]:
     """Run image 0 of a row's workload in the integer model and, free, in RTL."""
     resolved = resolve_model(row.workload)
-    config = load_preset(row.preset).replace(**row.changes)
+    config = row.config
     memory = row.memory or preset_memory(row.preset)
     program = compile_model(resolved.model, config)
     assert resolved.workload is not None
@@ -101,7 +107,7 @@ def measure(row: Row) -> dict[str, Any]:
             * (run.counters[Register.READ_BEATS] + run.counters[Register.WRITE_BEATS])
             for run in findings.runs
         },
-        "queue_lengths": queue_lengths(program, images[0], tasks),
+        "queue_lengths": {names[task]: queue_lengths(program, task, images[0]) for task in tasks},
         "model_seconds_per_image": round(model_seconds, 3),
         "simulated_cycles_per_second": round(findings.simulated_cycles / findings.seconds),
         "seconds_with_build": round(time.monotonic() - started),

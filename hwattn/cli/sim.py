@@ -28,8 +28,9 @@ from hwattn.sim.cosim.job import Mismatch, Run
 from hwattn.sim.cosim.runner import SIMULATORS
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
+from hwattn.sim.perf.routing import queue_lengths
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.isa import Queue, Route
+from hwattn.spec.isa import Queue
 from hwattn.spec.program import Program
 from hwattn.spec.registers import ActReader, Register, WeightReader
 
@@ -119,11 +120,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
             memory=external_memory(args, resolved.preset),
         )
     _report(program, result, args.simulator, out)
-    queues = queue_lengths(program, images[0], tasks)
-    if queues:
+    names = {port.task: port.name for port in program.outputs}
+    queues = {names[task]: queue_lengths(program, task, images[0]) for task in tasks}
+    if any(queues.values()):
         out.print(
             "Tokens in the experts' queues, image 0: "
-            + "; ".join(f"{name} {lengths}" for name, lengths in queues.items())
+            + "; ".join(f"{name} {[list(each) for each in lengths]}" for name, lengths in queues.items())
         )
     out.result(
         document(program, result, args.simulator, len(images))
@@ -137,24 +139,6 @@ def _stepped(wanted: int | None, program: Program) -> int | None:
     if wanted is None and len(program.instructions) > STEPPED_INSTRUCTIONS:
         return 0
     return wanted
-
-
-def queue_lengths(
-    program: Program, image: NDArray[np.float32], tasks: list[int]
-) -> dict[str, list[list[int]]]:
-    """Tokens in each expert's queue in each mixture, by the task's output name; nothing for a model without mixtures."""
-    if not any(isinstance(one, Route) for one in program.instructions):
-        return {}
-    names = {port.task: port.name for port in program.outputs}
-    executor = Executor(program)
-    experts = max(one.experts for one in program.instructions if isinstance(one, Route))
-    return {
-        names[task]: [
-            np.bincount(chosen.reshape(-1), minlength=experts).tolist()
-            for chosen in executor.run(image[None], task).routing
-        ]
-        for task in tasks
-    }
 
 
 def _over_uart(

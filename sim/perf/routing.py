@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hwattn.sim.model.executor import Executor
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Halt, Route
 from hwattn.spec.program import Program
@@ -36,6 +40,26 @@ def routings(program: Program, task: int) -> list[Routing]:
             if instruction.last:
                 found.append(Routing(instruction.experts, tokens, instruction.k))
     return found
+
+
+def queue_lengths(program: Program, task: int, image: NDArray[np.float32]) -> list[tuple[int, ...]]:
+    """Return the tokens in every expert's queue, for each mixture of a task, when an image is run.
+
+    Parameters
+    ----------
+    program : Program
+    task : int
+    image : ndarray of float32
+        Without a batch axis.
+    """
+    wanted = routings(program, task)
+    if not wanted:
+        return []
+    chosen = Executor(program).run(image[None], task).routing
+    return [
+        tuple(np.bincount(each.ravel(), minlength=routing.experts).tolist())
+        for each, routing in zip(chosen, wanted, strict=True)
+    ]
 
 
 def parse_lengths(text: str, wanted: list[Routing]) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,13 @@ class Comparison:
     exact: dict[str, np.ndarray] = field(default_factory=dict)
     found: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+def sentences() -> dict[str, np.ndarray]:
+    """Word pieces of real sentences, int64 (N, 24): `calibration` and `test`."""
+    path = Path(__file__).parents[1] / "data" / "quant" / "sentences.json"
+    found = json.loads(path.read_text())
+    return {key: np.array([each["ids"] for each in found[key]]) for key in ("calibration", "test")}
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> float:

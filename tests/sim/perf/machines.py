@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from random_models import vit
 
 from hwattn.compiler import compile_model
-from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Fetch, Halt, Memory, Queue, Store
 from hwattn.spec.program import Program
@@ -133,9 +132,3 @@ def transfers() -> tuple[Program, Image]:
         ),
         image,
     )
-
-
-def queue_lengths(program: Program, task: int, image: Image) -> list[list[int]]:
-    """Tokens in every expert's queue, for each mixture, as the integer model routes an image."""
-    routing = Executor(program).run(image[None], task).routing
-    return [np.bincount(each[0].ravel(), minlength=program.config.experts).tolist() for each in routing]

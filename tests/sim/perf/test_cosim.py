@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from machines import Image, external, odd, queue_lengths, transfers
+from machines import Image, external, odd, transfers
 
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.perf.machine import Machine
+from hwattn.sim.perf.routing import queue_lengths
 from hwattn.sim.perf.validation import TOLERANCE, compare_run, compare_steps
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program

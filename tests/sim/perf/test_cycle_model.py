@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from machines import compiled, external, odd, queue_lengths
+from machines import compiled, external, odd
 
 from hwattn.cli.models import resolve_model
 from hwattn.compiler import compile_model
@@ -24,7 +24,7 @@ from hwattn.sim.perf import memory, units
 from hwattn.sim.perf.layers import layers
 from hwattn.sim.perf.machine import Machine
 from hwattn.sim.perf.memory import MemoryPort
-from hwattn.sim.perf.routing import Routing, parse_lengths, routings
+from hwattn.sim.perf.routing import Routing, parse_lengths, queue_lengths, routings
 from hwattn.spec.config import AcceleratorConfig, load_preset
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
