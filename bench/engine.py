@@ -78,7 +78,7 @@ def measure(row: Row) -> dict[str, Any]:
     assert resolved.workload is not None
     images = resolved.workload.test_set()[resolved.model.image][:1].astype(np.float32)
     tasks = list(range(len(program.entries)))
-    names = {port.task: port.name for port in program.outputs}
+    names = program.task_names
     executor = Executor(program)
     executor.run(images, 0)
     started = time.monotonic()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hwattn.spec.config import AcceleratorConfig, load_preset, preset_memory, preset_names
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
+from hwattn.spec.program import Program
 
 TEST_PREFIX = "test_"
 """Prefix of the arrays of the test set in a workload's ``data.npz``."""
@@ -252,3 +253,17 @@ def parse_task(text: str | None, names: Sequence[str]) -> list[int]:
         f"{', '.join(names)}, or an index from 0 to {len(names) - 1}",
         "correct --task, or leave it out for all tasks",
     )
+
+
+def program_tasks(text: str | None, program: Program) -> list[int]:
+    """Return the tasks of a program that ``--task`` asks for: the one that makes an output, or the one of that index; None for all.
+
+    Raises
+    ------
+    RefusedError
+        There is no such task.
+    """
+    for port in program.outputs:
+        if port.name == text:
+            return [port.task]
+    return parse_task(text, program.task_names)

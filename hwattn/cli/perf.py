@@ -21,7 +21,7 @@ from hwattn.cli.arguments import (
     add_model,
     external_memory,
     load_images,
-    parse_task,
+    program_tasks,
 )
 from hwattn.cli.models import resolve_model
 from hwattn.cli.output import Output, table
@@ -52,10 +52,9 @@ PROGRAM_SUFFIX = ".hwp"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is predicted: a program, the names of its tasks, external memory, and an image to route and to simulate with, if any."""
+    """What is predicted: a program, external memory, and an image to route and to simulate with, if any."""
 
     program: Program
-    names: list[str]
     memory: ExternalMemory
     image: NDArray[np.float32] | None
 
@@ -144,7 +143,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
     clock = _clock(args, program.config)
     if args.plot is not None and args.plot.is_file():
         raise RefusedError(f"{args.plot} is a file", "a folder for the plots", "name another folder")
-    predictions = [_predict(subject, task, memory, args) for task in parse_task(args.task, subject.names)]
+    predictions = [
+        _predict(subject, task, memory, args) for task in program_tasks(args.task, subject.program)
+    ]
     comparisons = [_validate(subject, each, memory) for each in predictions] if args.validate else []
     plots = [
         path
@@ -180,19 +181,17 @@ def _subject(args: argparse.Namespace) -> Subject:
                 "leave out --config, --set and --board",
             )
         program, memory = load_program(Path(args.model)), ExternalMemory.parse(args.memory or "")
-        tasks = {port.task: port.name for port in program.outputs}
-        names = [tasks[task] for task in range(len(program.entries))]
         if args.input is None:
-            return Subject(program, names, memory, None)
+            return Subject(program, memory, None)
         images = load_images(args.input, program.image.name, program.image.shape)
-        return Subject(program, names, memory, images[0])
+        return Subject(program, memory, images[0])
     resolved = resolve_model(args.model, args.calibration)
     preset = find_board(args.board).preset if args.board else resolved.preset
     program = compile_model(resolved.model, accelerator_config(args, preset))
     image = None
     if args.input is not None or resolved.workload is not None:
         image = input_images(args.input, 1, resolved)[0]
-    return Subject(program, resolved.output_names, external_memory(args, preset), image)
+    return Subject(program, external_memory(args, preset), image)
 
 
 def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:
@@ -233,7 +232,7 @@ def _predict(subject: Subject, task: int, memory: ExternalMemory, args: argparse
     machine = Machine(program, task, memory, lengths)
     events = machine.free()
     return Prediction(
-        task, subject.names[task], machine.cycles, layers(machine, events), lengths, len(events)
+        task, program.task_names[task], machine.cycles, layers(machine, events), lengths, len(events)
     )
 
 

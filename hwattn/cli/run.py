@@ -21,7 +21,7 @@ from hwattn.cli.arguments import (
     check_images,
     load_arrays,
     load_images,
-    parse_task,
+    program_tasks,
 )
 from hwattn.cli.device import run_on_device
 from hwattn.cli.models import ResolvedModel, resolve_model
@@ -70,14 +70,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     check_target(args.output)
     resolved = resolve_model(args.model, args.calibration)
     model = resolved.model
-    asked = parse_task(args.task, resolved.output_names)
-    # without tasks one program makes all outputs
-    tasks = asked if model.tasks > 1 else [0]
     arrays = input_arrays(args.input, args.images, resolved)
     runner = HostRunner(model)
     images = runner.images(arrays)
     board = find_board(args.board) if args.device else None
     program = compile_model(model, accelerator_config(args, board.preset if board else resolved.preset))
+    tasks = program_tasks(args.task, program)
     cycles: dict[int, list[int]] = {}
     if board is None:
         made, seconds = _execute(Executor(program), images, tasks, out)
@@ -94,14 +92,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
         f"{len(images)} images in {seconds:.2f} s ({rate:.0f} images and tasks per second): {args.output}"
     )
     for task, counts in cycles.items():
-        out.print(f"task {resolved.output_names[task]}: {np.mean(counts):,.0f} cycles per image")
+        out.print(f"task {program.task_names[task]}: {np.mean(counts):,.0f} cycles per image")
     out.result(
         {
             "model": model.name,
             "device": args.device,
-            "cycles": {resolved.output_names[task]: counts for task, counts in cycles.items()},
+            "cycles": {program.task_names[task]: counts for task, counts in cycles.items()},
             "images": len(images),
-            "tasks": [resolved.output_names[task] for task in tasks],
+            "tasks": [program.task_names[task] for task in tasks],
             "host": [name for name in ("front", "back") if getattr(model, name) is not None],
             "output": args.output,
             "outputs": {name: list(value.shape) for name, value in outputs.items()},

@@ -16,11 +16,11 @@ from hwattn.cli.arguments import (
     add_memory,
     add_model,
     external_memory,
-    load_images,
-    parse_task,
+    program_tasks,
 )
-from hwattn.cli.models import ResolvedModel, resolve_model
+from hwattn.cli.models import resolve_model
 from hwattn.cli.output import Output, table
+from hwattn.cli.run import input_images
 from hwattn.cli.uart import drive_over_pins
 from hwattn.compiler import compile_model
 from hwattn.rtl.multipliers import MultiplierStyle
@@ -98,8 +98,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
     resolved = resolve_model(args.model, args.calibration)
     config = accelerator_config(args, resolved.preset)
     program = compile_model(resolved.model, config)
-    images = _images(args, resolved)
-    tasks = parse_task(args.task, resolved.output_names)
+    limit = args.images or (DEFAULT_IMAGES if args.input is None else None)
+    images = input_images(args.input, limit, resolved)
+    tasks = program_tasks(args.task, program)
     if args.waves is not None and args.waves.is_file():
         raise RefusedError(
             f"{args.waves} is a file", "a folder to write the waveform to", "name another folder"
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             memory=external_memory(args, resolved.preset),
         )
     _report(program, result, args.simulator, out)
-    names = {port.task: port.name for port in program.outputs}
+    names = program.task_names
     queues = {names[task]: queue_lengths(program, task, images[0]) for task in tasks}
     if any(queues.values()):
         out.print(
@@ -172,18 +173,6 @@ def _over_uart(
     return CosimResult(findings, None)
 
 
-def _images(args: argparse.Namespace, resolved: ResolvedModel) -> NDArray[np.float32]:
-    """The images to run: a file's, or the first of the workload's test set."""
-    model = resolved.model
-    if args.input is not None:
-        images = load_images(args.input, model.image, model.image_shape)
-        return images[: args.images]
-    if resolved.workload is None:
-        raise RefusedError(f"{args.model} without images", "images to run", "add --input X.npy")
-    test: NDArray[np.float32] = resolved.workload.test_set()[model.image]
-    return test[: args.images or DEFAULT_IMAGES]
-
-
 def utilization(program: Program, runs: list[Run]) -> float:
     """Multiply-accumulates of the graph / (cycles * multipliers), over all runs."""
     cycles = sum(each.cycles for each in runs)
@@ -225,7 +214,7 @@ def document(program: Program, result: CosimResult, simulator: str, images: int)
     cycles = [each.cycles for each in findings.runs]
     by_task = {
         name: [each.cycles for each in findings.runs if each.task == task]
-        for task, name in ((port.task, port.name) for port in program.outputs)
+        for task, name in enumerate(program.task_names)
     }
     return {
         "bit_exact": result.bit_exact,
@@ -251,7 +240,7 @@ def document(program: Program, result: CosimResult, simulator: str, images: int)
 
 def _report(program: Program, result: CosimResult, simulator: str, out: Output) -> None:
     findings = result.findings
-    names = {port.task: port.name for port in program.outputs}
+    names = program.task_names
     rows = []
     for task in sorted({each.task for each in findings.runs}):
         runs = [each for each in findings.runs if each.task == task]

@@ -104,6 +104,14 @@ class Program:
         return self.config.external_words - self.scratch_words, self.scratch_words
 
     @property
+    def task_names(self) -> list[str]:
+        """What each task is called: after the outputs that it makes."""
+        return [
+            " and ".join(port.name for port in self.outputs if port.task == task)
+            for task in range(len(self.entries))
+        ]
+
+    @property
     def hash(self) -> int:
         """32-bit identification of instructions, memories and activation, held in a register of the machine."""
         digest = hashlib.sha256()

@@ -114,3 +114,54 @@ def test_refusals(options: list[str], message: str, folder: Path, capsys: pytest
     assert main([*arguments, "-o", str(folder / "x.hwq"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (folder / "x.hwq").exists()
+
+
+class TwoReadings(nn.Module):
+    """Words, embedded on the host, and two heads over one encoder: one task with two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 16)
+        self.encoder = nn.TransformerEncoderLayer(
+            16, 2, 32, batch_first=True, norm_first=True, activation="gelu"
+        )
+        self.norm, self.first, self.second = nn.LayerNorm(16), nn.Linear(16, 5), nn.Linear(16, 3)
+
+    def forward(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.norm(self.encoder(self.words(words)))
+        return self.first(x[:, 0]), self.second(x[:, 1:])
+
+
+def test_words_and_two_outputs_go_through_rtl_and_cycle_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    torch.onnx.export(
+        TwoReadings().eval(),
+        (torch.zeros(2, 6, dtype=torch.int64),),
+        str(tmp_path / "m.onnx"),
+        input_names=["words"],
+        output_names=["first", "second"],
+        dynamic_axes={name: {0: "N"} for name in ("words", "first", "second")},
+        opset_version=17,
+        dynamo=False,
+    )
+    rng = np.random.default_rng(0)
+    for name, count in ("calibration", 40), ("test", 2):
+        np.savez(tmp_path / f"{name}.npz", words=rng.integers(0, 20, (count, 6)))
+    model, test = str(tmp_path / "m.hwq"), str(tmp_path / "test.npz")
+    document(
+        [
+            *("quantize", str(tmp_path / "m.onnx"), "-o", model),
+            *("--calibration", str(tmp_path / "calibration.npz")),
+        ],
+        capsys,
+    )
+    simulated = document(["sim", model, "--input", test, "--images", "1", "--stepped", "0"], capsys)
+    assert simulated["bit_exact"]
+    assert list(simulated["cycles_by_task"]) == ["first and second"]
+    predicted = document(["perf", model, "--input", test, "--task", "second"], capsys)
+    assert [predicted["cycles"]] == simulated["cycles"]
+    written = tmp_path / "out.npz"
+    made = document(["run", model, "--input", test, "-o", str(written), "--task", "second"], capsys)
+    assert made["outputs"] == {"first": [2, 5], "second": [2, 5, 3]}

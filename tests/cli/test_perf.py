@@ -153,9 +153,7 @@ def test_validation_fails_where_the_hardware_is_slower(
     """The co-simulation is stood in for: `tests/sim/perf/test_cosim.py` does the real one."""
 
     def stand_in(program: Any, image: Any, tasks: list[int], **_: Any) -> CosimResult:
-        lengths = perf._queue_lengths(
-            perf.Subject(program, ["out0", "out1"], ExternalMemory(), image[0]), tasks[0], None
-        )
+        lengths = perf._queue_lengths(perf.Subject(program, ExternalMemory(), image[0]), tasks[0], None)
         machine = Machine(program, tasks[0], ExternalMemory(), lengths)
         steps = [cycles for _, cycles in machine.single_steps()]
         steps[3] += slower
