@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwattn.quant.simulate import wide_tensors
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add, Node, Rows
 from hwattn.spec.quantized import (
     NORMAL_FRACTION,
@@ -149,7 +150,11 @@ class _Writer:
                 return self.result(node, self.op("Add", inputs), 0)
             case Rows():
                 return self.rows(node, inputs[0])
-        raise NotImplementedError(type(node).__name__)
+        raise RefusedError(
+            f"{node.name}: a node of kind {type(node).__name__}",
+            "a node of a quantized transformer encoder",
+            "quantize the model again with this version of hwattn",
+        )
 
     def rows(self, node: Rows, x: str) -> str:
         """Some tokens, taken of the integers: onnxruntime 1.32 loses their type where it moves a Slice past them."""
@@ -181,7 +186,7 @@ class _Writer:
         """LayerNormalization with the parameters that the integers stand for."""
         unit, dim = self.scale(node.name) / 2.0**node.shift, len(node.gamma)
         gamma = self.constant((node.gamma * (unit * 2**NORMAL_FRACTION)).astype(np.float32))
-        beta = self.constant((node.beta * unit).astype(np.float32))
+        beta = self.dequantized(node.beta, np.array([unit]))
         epsilon = node.epsilon * self.scale(node.inputs[0]) ** 2 / dim**2
         made = self.op("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=epsilon)
         if node.wide:
@@ -211,15 +216,24 @@ class _Writer:
         return self.op("Relu", [x])
 
     def attention(self, node: QuantizedAttention, inputs: list[str]) -> str:
-        """Softmax(q k^T * scale) v of every head; probabilities are not rounded."""
+        """Softmax(q k^T * scale) v of every head; probabilities are not rounded to eight bits."""
         split = self.integers([0, 0, node.heads, -1])
         q, k, v = (self.op("Reshape", [x, split]) for x in inputs)
         q, v = (self.op("Transpose", [x], perm=[0, 2, 1, 3]) for x in (q, v))
         k = self.op("Transpose", [k], perm=[0, 2, 3, 1])
         scores = self.op("Mul", [self.op("MatMul", [q, k]), self.number(node.scale)])
-        mixed = self.op("MatMul", [self.op("Softmax", [scores], axis=-1), v])
+        p = self.op("Softmax", [scores], axis=-1)
+        if node.p_bits == 16:
+            p = self.probabilities(p)
+        mixed = self.op("MatMul", [p, v])
         joined = self.op("Transpose", [mixed], perm=[0, 2, 1, 3])
         return self.result(node, self.op("Reshape", [joined, self.integers([0, 0, -1])]), 0)
+
+    def probabilities(self, p: str) -> str:
+        """Probabilities rounded to 16 bits, as the machine's have in two passes."""
+        real, point = self.number(2.0**-16), self.constant(np.zeros((), np.uint16))
+        q = self.op("QuantizeLinear", [p, real, point])
+        return self.op("DequantizeLinear", [q, real, point])
 
     def mixture(self, node: QuantizedMixture, x: str) -> str:
         """The dense form: every expert on all tokens, weighted by gates of which all but k are zero."""
@@ -253,5 +267,5 @@ class _Writer:
         )
         if node.renormalize:
             best = self.op("Softmax", [best], axis=-1)
-        zeros = self.op("Mul", [scores, self.number(0.0)])
+        zeros = self.op("Expand", [self.number(0.0), self.op("Shape", [scores])])
         return self.op("ScatterElements", [zeros, chosen, best], axis=-1)

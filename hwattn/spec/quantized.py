@@ -2,7 +2,8 @@
 
 A tensor's scale is a float64 array of shape (1,), or (heads,) for the query, key and value of an attention,
 where features ``h * head_dim`` to ``(h + 1) * head_dim - 1`` belong to head h. real = integer * scale. Activations are int8, except the residual
-stream, the results of linear layers that are added to it, and model outputs: int16. The whole residual stream has one scale.
+stream, the results of linear layers that are added to it, and model outputs: int16. Tensors of the residual stream that are
+added to each other have one scale: a pre-norm encoder has one in all, a post-norm encoder one for each block.
 """
 
 from __future__ import annotations
