@@ -41,12 +41,15 @@ SAME = 1e-3
 
 @dataclass(frozen=True)
 class GivenExpert:
-    """One expert: the steps of its weights' rows, the scale of its hidden activations, the largest magnitude of its result."""
+    """One expert: the steps of its weights' rows, the scale of its hidden activations (of 16 bits: of their high byte), the largest
+    magnitude of its result.
+    """
 
-    fc1: Float64 | None
-    fc2: Float64 | None
-    hidden: float | None
-    peak: float | None
+    fc1: Float64 | None = None
+    fc2: Float64 | None = None
+    hidden: float | None = None
+    peak: float | None = None
+    hidden_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -295,7 +298,9 @@ class _Levels:
 
     def _expert(self, fc2: LinearBase) -> GivenExpert:
         fc1 = cast(LinearBase, fc2.source)
-        hidden, made = self.of(fc1, wide=False), self.of(fc2, wide=False)
+        hidden, made, bits = self.of(fc1, wide=False), self.of(fc2, wide=False), 8
+        if hidden is None and (exact := self.of(fc1, wide=True)) is not None:
+            hidden, bits = exact * 256, 16
         if made is None and (exact := self.of(fc2, wide=True)) is not None:
             made = exact * ((WIDE + 1) / (NARROW + 1))
         return GivenExpert(
@@ -303,4 +308,5 @@ class _Levels:
             fc2.step,
             None if hidden is None else float(hidden.max()),
             self.before(fc2) if made is None else float(made.max()) * (NARROW + 1),
+            bits,
         )

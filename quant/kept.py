@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwattn.quant.given import NARROW, SAME, WIDE, Given
+from hwattn.quant.precision import holds_sixteen, layers
 from hwattn.quant.roles import Role
 from hwattn.quant.weights import BIAS_LIMIT
 from hwattn.spec.errors import RefusedError
@@ -44,6 +45,8 @@ class Kept:
         How many scales of tensors, and matrices of integers, are the file's own.
     notes : list of Note
         What is not.
+    sixteen : set of str
+        Layers that read 16 bits in the file.
     """
 
     def __init__(self, graph: Graph, given: Given | None) -> None:
@@ -52,6 +55,7 @@ class Kept:
         self.tensors = 0
         self.weights = 0
         self.notes: list[Note] = []
+        self.sixteen: set[str] = set()
 
     def tensor(self, name: str, role: Role, heads: int) -> Float64 | None:
         """The scale of a tensor, (1,) or (heads,), where the file gives one; not for the residual stream."""
@@ -62,8 +66,13 @@ class Kept:
         if narrow is None:
             if wide is None:
                 return None
-            found, reason = f"{_text(wide)} at 16 bits", "8 bits in the machine"
-            narrow = wide * (WIDE / NARROW)
+            readers = [layer for layer, tensor in layers(self.graph).items() if tensor == name]
+            # the machine's scale of 16 bits is that of the high byte
+            narrow = wide * 256
+            if role is Role.INT8 and readers and holds_sixteen(self.graph, name):
+                self.sixteen.update(readers)
+            else:
+                found, reason = f"{_text(wide)} at 16 bits", "8 bits in the machine"
         parts = narrow.reshape(heads if narrow.size > 1 else 1, -1)
         scale = np.resize(parts.max(axis=1), heads)
         if (parts.min(axis=1) < parts.max(axis=1) * (1 - SAME)).any():
@@ -99,12 +108,15 @@ class Kept:
 
     def hidden(self, node: MixtureOfExperts) -> float | None:
         """The one scale of the hidden activations of all experts."""
-        scales = [expert.hidden for expert in self.given.experts.get(node.name, ())]
+        given = self.given.experts.get(node.name, ())
+        scales = [expert.hidden for expert in given]
         known = np.array([scale for scale in scales if scale is not None])
         if not len(known) or len(known) < len(node.experts):
             return None
         same = known.min() >= known.max() * (1 - SAME)
         reason = "" if same else "one scale for all experts in the machine"
+        if any(expert.hidden_bits == 16 for expert in given):
+            self.sixteen.add(f"{node.name}.fc2")
         self._count(f"{node.name}.hidden", _text(known), known.max(keepdims=True), reason)
         return float(known.max())
 

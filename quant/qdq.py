@@ -46,6 +46,12 @@ class _Writer:
     def __init__(self, model: QuantizedModel) -> None:
         self.model = model
         self.int16 = wide_tensors(model)
+        self.sixteen = model.sixteen_bits()
+        self.read_wide = {
+            model.root(node.inputs[0])
+            for node in model.nodes
+            if isinstance(node, QuantizedLinear | QuantizedMixture) and node.input_bits == 16
+        }
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.values: dict[str, str] = {}
@@ -125,8 +131,10 @@ class _Writer:
 
     def result(self, node: Node, value: str, features: int) -> str:
         """The result of a node, rounded as the model stores it."""
-        bits = 16 if node.name in self.int16 else 8
-        return self.rounded(value, self.model.scales[node.name], bits, features)
+        scale = self.model.scales[node.name]
+        if node.name in self.sixteen:
+            return self.rounded(value, scale / 256, 16, features)
+        return self.rounded(value, scale, 16 if node.name in self.int16 else 8, features)
 
     def scale(self, name: str) -> float:
         """The one scale of a tensor."""
@@ -191,6 +199,8 @@ class _Writer:
         made = self.op("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=epsilon)
         if node.wide:
             self.exact[node.name] = self.rounded(made, self.model.scales[node.name] / 256, 16)
+            if node.name in self.read_wide:
+                return self.exact[node.name]
         return self.result(node, made, dim)
 
     def linear(self, matrix: QuantizedMatrix, x: str, scale: float, activation: str | None) -> str:
@@ -243,7 +253,8 @@ class _Writer:
         scale, total = self.scale(node.inputs[0]), ""
         for column, expert in zip(columns, node.experts, strict=True):
             hidden = self.linear(expert.fc1, x, scale, node.activation)
-            hidden = self.rounded(hidden, np.array([node.hidden_scale]), 8)
+            step = node.hidden_scale / (256 if node.hidden_bits == 16 else 1)
+            hidden = self.rounded(hidden, np.array([step]), node.hidden_bits)
             made = self.linear(expert.fc2, hidden, node.hidden_scale, None)
             part = self.op("Mul", [self.rounded(made, self.model.scales[node.name], 16), column])
             total = self.op("Add", [total, part]) if total else part

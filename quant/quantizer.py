@@ -11,22 +11,22 @@ from hwattn.quant.attention import KEYS_MAX, probability_bits
 from hwattn.quant.calibration import (
     Statistics,
     collect,
-    image_scale,
     task_nodes,
 )
 from hwattn.quant.calibrators import calibrated_scale
 from hwattn.quant.counting import token_counts
 from hwattn.quant.given import Given, GivenExpert
 from hwattn.quant.kept import Kept
-from hwattn.quant.migration import migrate, readings
+from hwattn.quant.migration import migrate
 from hwattn.quant.norm import norm_epsilon, norm_parameters
+from hwattn.quant.precision import Choice, layers
 from hwattn.quant.reference import expert_hidden
 from hwattn.quant.residual import expert_rows, residual_scales
-from hwattn.quant.roles import Role, check_roles, tensor_roles
+from hwattn.quant.roles import check_roles, tensor_roles
 from hwattn.quant.saturation import saturation_warnings
 from hwattn.quant.settings import DEFAULTS, Settings
+from hwattn.quant.tensor_scales import INT16_MAX, TensorScales
 from hwattn.quant.weights import quantize_matrix, round_weights
-from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import (
     Attention,
     Float,
@@ -36,9 +36,7 @@ from hwattn.spec.graph import (
     MixtureOfExperts,
     Node,
     PatchEmbed,
-    Rows,
 )
-from hwattn.spec.host import token_scale
 from hwattn.spec.numbers import GATE_LIMIT
 from hwattn.spec.quantized import (
     Float64,
@@ -51,9 +49,6 @@ from hwattn.spec.quantized import (
     QuantizedModel,
     QuantizedPatchEmbed,
 )
-
-_INT16_MAX = 32767
-_HEADROOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,8 @@ class Quantization:
         Layers that leave the machine's ranges on the calibration images, a sentence each.
     kept : Kept
         What of a quantized file was taken over, and what was not.
+    choices : tuple of Choice
+        What the budget for 16 bits was spent on.
     """
 
     model: QuantizedModel
@@ -78,6 +75,7 @@ class Quantization:
     residual_sqnr_db: float | None
     warnings: tuple[str, ...]
     kept: Kept
+    choices: tuple[Choice, ...] = ()
 
 
 def quantize(
@@ -119,8 +117,9 @@ def quantize(
         graph, statistics = migrate(graph, statistics)
     kept = Kept(graph, given)
     residual, sqnr, missing = residual_scales(graph, statistics, roles, kept)
-    work = _Quantizer(graph, statistics, roles, residual, settings, kept)
-    work.scale_tensors(missing)
+    scales = TensorScales(graph, statistics, roles, residual, settings, kept)
+    scales.choose(missing)
+    work = _Quantizer(graph, statistics, settings, kept, scales)
     nodes = tuple(work.apply(node) for node in graph.nodes)
     model = QuantizedModel(
         name,
@@ -130,83 +129,43 @@ def quantize(
         graph.tasks,
         nodes,
         graph.outputs,
-        work.scales,
+        scales.scales,
         source,
         graph.front,
         graph.back,
         graph.fixed,
     )
     warnings = () if statistics is None else saturation_warnings(graph, statistics)
-    return Quantization(model, graph, sqnr, warnings, kept)
+    return Quantization(model, graph, sqnr, warnings, kept, scales.choices)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix (out, in) and its bias, with the scale of what it multiplies; `name` is for messages."""
+    """A matrix (out, in) and its bias, and what it reads: `bits` bits at `input_scale`; `name` is for messages."""
 
     name: str
     weight: Float
     bias: Float
     input_scale: float
+    bits: int
 
 
 class _Quantizer:
-    """Chooses the scales of all tensors, then quantizes node after node."""
+    """Quantizes node after node, with the scales of all tensors chosen."""
 
     def __init__(
         self,
         graph: Graph,
         statistics: Statistics | None,
-        roles: dict[str, Role],
-        residual: dict[str, float],
         settings: Settings,
         kept: Kept,
+        chosen: TensorScales,
     ) -> None:
-        self.settings = settings
-        self.graph = graph
-        self.statistics = statistics
-        self.roles = roles
-        self.residual = residual
-        self.kept = kept
-        self.scales: dict[str, Float64] = {}
-        self.hidden: dict[str, float] = {}
-        self.heads = {
-            name: node.heads for node in graph.nodes if isinstance(node, Attention) for name in node.inputs
-        }
-        self.gated = {node.inputs[0] for node in graph.nodes if isinstance(node, MixtureOfExperts)}
-
-    def scale_tensors(self, missing: list[str]) -> None:
-        """Choose the scale of every tensor; `missing` are those that lack one already.
-
-        Raises
-        ------
-        RefusedError
-            A tensor has no scale in the file, and there is nothing to calibrate with.
-        """
-        graph = self.graph
-        scale = self.kept.tensor(graph.image, Role.INT8, 1)
-        if scale is None and self.statistics is not None:
-            scale = _one(self._image_scale(self.statistics.images))
-        chosen = {graph.image: scale}
-        for node in graph.nodes:
-            chosen[node.name] = chosen[node.inputs[0]] if isinstance(node, Rows) else self._scale(node)
-            if isinstance(node, MixtureOfExperts) and (hidden := self.kept.hidden(node)) is not None:
-                self.hidden[node.name] = hidden
-            elif isinstance(node, MixtureOfExperts) and self.statistics is None:
-                missing.append(f"{node.name}.hidden")
-        missing += [name for name, found in chosen.items() if found is None]
-        if missing:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise RefusedError(
-                f"no scale for {', '.join(missing[:5])}{more}, and no images to calibrate with",
-                "a scale for every tensor in the file, or images",
-                "add --calibration X.npz",
-            )
-        self.scales = {name: found for name, found in chosen.items() if found is not None}
-
-    def _image_scale(self, images: Float) -> float:
-        """Scale of the input: of tokens from the host the high digits are multiples of it already."""
-        return image_scale(images) if self.graph.front is None else token_scale(images)
+        self.settings, self.graph, self.statistics = settings, graph, statistics
+        self.kept, self.chosen = kept, chosen
+        self.scales = chosen.scales
+        readers = layers(graph)
+        self.wide = chosen.gated | {readers[name] for name in chosen.sixteen}
 
     def _rows(self, node: Node) -> Float | None:
         """Samples of what a node multiplies by its weights."""
@@ -221,43 +180,15 @@ class _Quantizer:
                 return self._layer_norm(node)
             case Linear():
                 step = self.kept.given.weights.get(node.name)
-                layer = Layer(node.name, node.weight, node.bias, self._input_scale(node))
+                bits = self._bits(node.name)
+                layer = Layer(node.name, node.weight, node.bias, self._input_scale(node), bits)
                 matrix = self._matrix(layer, self._rows(node), step)
-                return QuantizedLinear(node.name, node.inputs, matrix, node.activation)
+                return QuantizedLinear(node.name, node.inputs, matrix, node.activation, bits)
             case Attention():
                 return self._attention(node)
             case MixtureOfExperts():
                 return self._mixture(node)
         return node
-
-    def _scale(self, node: Node) -> Float64 | None:
-        """The file's scale of a tensor, else one from calibration, else None."""
-        role = self.roles[node.name]
-        if role is Role.RESIDUAL:
-            return _one(self.residual[node.name])
-        heads = self.heads[node.name] if role is Role.HEADS else 1
-        kept = self.kept.tensor(node.name, role, heads)
-        if kept is not None or self.statistics is None:
-            return kept
-        return self._calibrated(node, role, self.statistics)
-
-    def _calibrated(self, node: Node, role: Role, statistics: Statistics) -> Float64:
-        rows = statistics.rows(node.name)
-        if role is Role.OUTPUT:
-            return _one((statistics.peaks[node.name] or 1.0) * _HEADROOM / _INT16_MAX)
-        if role is Role.HEADS:
-            heads = self.heads[node.name]
-            parts = np.split(rows, heads if self.settings.per_head else 1, axis=1)
-            scales = [calibrated_scale([(part, None)], self.settings) for part in parts]
-            return np.resize(np.array(scales), heads)
-        # the gate reads the same range at 16 bits, where clipping costs more than rounding
-        smallest = 0.9 if node.name in self.gated else 0.3
-        seen = readings(self.graph, self.graph.by_name, statistics, node.name)
-        groups = [
-            (part, np.sum([np.square(weight).sum(axis=0) for weight in weights], axis=0))
-            for part, weights in seen
-        ]
-        return _one(calibrated_scale(groups or [(rows, None)], self.settings, smallest))
 
     def _matrix(self, layer: Layer, inputs: Float | None, step: Float64 | None) -> QuantizedMatrix:
         """The file's integers, else rounded for samples of the input, or to the nearest where there are none."""
@@ -268,8 +199,17 @@ class _Quantizer:
         if inputs is None:
             inputs, correct, spread = np.zeros((1, layer.weight.shape[1]), np.float32), False, False
         return quantize_matrix(
-            layer.weight, layer.bias, layer.input_scale, inputs, correct=correct, spread=spread
+            layer.weight,
+            layer.bias,
+            layer.input_scale,
+            inputs,
+            bits=layer.bits,
+            correct=correct,
+            spread=spread,
         )
+
+    def _bits(self, layer: str) -> int:
+        return 16 if layer in self.chosen.sixteen else 8
 
     def _input_scale(self, node: Node) -> float:
         return float(self.scales[node.inputs[0]][0])
@@ -284,20 +224,18 @@ class _Quantizer:
             found = round_weights(flat, inputs, np.zeros(len(flat)), spread=spread)
         integers, scale = found
         init = np.rint(node.init.astype(np.float64) / float(self.scales[node.name][0]))
-        init = np.clip(init, -_INT16_MAX, _INT16_MAX)
+        init = np.clip(init, -INT16_MAX, INT16_MAX)
         weight = integers.reshape(node.weight.shape)
         return QuantizedPatchEmbed(node.name, node.inputs, weight, scale, init.astype(np.int16), node.first)
 
     def _layer_norm(self, node: LayerNorm) -> QuantizedLayerNorm:
         gamma, beta, shift = norm_parameters(node.gamma, node.beta, float(self.scales[node.name][0]))
         epsilon = norm_epsilon(node.epsilon, len(gamma), self._input_scale(node))
-        return QuantizedLayerNorm(
-            node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.gated
-        )
+        return QuantizedLayerNorm(node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.wide)
 
     def _attention(self, node: Attention) -> QuantizedAttention:
-        if node.name in self.kept.given.p16:
-            bits = 16
+        if node.name in self.chosen.probabilities:
+            bits = self.chosen.probabilities[node.name]
         elif self.statistics is None:
             bits = 16 if token_counts(self.graph)[node.inputs[1]] > KEYS_MAX else 8
         else:
@@ -324,6 +262,8 @@ class _Quantizer:
             np.clip(gate_bias, -(2**47) + 1, 2**47 - 1).astype(np.int64),
             node.k,
             node.renormalize,
+            self._bits(f"{node.name}.fc1"),
+            self._bits(f"{node.name}.fc2"),
         )
 
     def _experts(
@@ -340,16 +280,17 @@ class _Quantizer:
                 for expert, seen in zip(node.experts, rows, strict=True)
                 if seen is not None
             ]
-        scale = self.hidden.get(node.name)
+        scale = self.chosen.hidden.get(node.name)
         if scale is None:
             made = np.concatenate([one for one in hidden if one is not None])
             scale = calibrated_scale([(made, None)], self.settings)
-        given = self.kept.given.experts.get(node.name, (GivenExpert(None, None, None, None),) * count)
+        given = self.kept.given.experts.get(node.name, (GivenExpert(),) * count)
+        bits = self._bits(f"{node.name}.fc1"), self._bits(f"{node.name}.fc2")
         experts = []
         for index, expert in enumerate(node.experts):
             name = f"{node.name}.{index}"
-            fc1 = Layer(f"{name}.fc1", expert.fc1_weight, expert.fc1_bias, input_scale)
-            fc2 = Layer(f"{name}.fc2", expert.fc2_weight, expert.fc2_bias, scale)
+            fc1 = Layer(f"{name}.fc1", expert.fc1_weight, expert.fc1_bias, input_scale, bits[0])
+            fc2 = Layer(f"{name}.fc2", expert.fc2_weight, expert.fc2_bias, scale, bits[1])
             experts.append(
                 QuantizedExpert(
                     self._matrix(fc1, rows[index], given[index].fc1),
@@ -357,7 +298,3 @@ class _Quantizer:
                 )
             )
         return tuple(experts), scale
-
-
-def _one(scale: float) -> Float64:
-    return np.array([scale], np.float64)

@@ -22,8 +22,10 @@ from hwattn.cli.models import (
 )
 from hwattn.cli.output import Output, table
 from hwattn.cli.quantize_html import write_html
+from hwattn.quant.counting import count_macs
 from hwattn.quant.importer import graph_and_scales
 from hwattn.quant.kept import Kept
+from hwattn.quant.precision import in_sixteen, pass_macs, read_precision
 from hwattn.quant.quantizer import Quantization, quantize
 from hwattn.quant.readers import folder_images
 from hwattn.quant.report import Evidence, LayerReport, advice, gather, unmeasured
@@ -91,6 +93,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=f"{what} (default: yes)"
         )
+    parser.add_argument(
+        "--precision",
+        type=Path,
+        metavar="P.yaml",
+        help="layers that read 16 bits, in two passes: names or patterns, each with 8 or 16 (docs/numbers.md)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="spend so many more multiply-accumulates at most on 16 bits where they remove most noise (default: none)",
+    )
     add_changes(parser)
 
 
@@ -120,6 +135,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     seen = calibration_images(made.model, held_out)[:_MEASURED_IMAGES] if held_out else None
     evidence = unmeasured(made.graph) if seen is None else gather(made.graph, made.model, seen)
     save_model(made.model, args.output)
+    _print_precision(out, made, args.budget)
     _print(out, made, evidence, apart)
     size = args.output.stat().st_size
     how = "with the scales of the file" if images is None else f"calibrated with {len(images)} images"
@@ -144,6 +160,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "calibrator": args.calibrator,
             "warnings": warnings,
             "residual_sqnr_db": made.residual_sqnr_db,
+            "precision": _precision(made),
             "given": None if given is None else _given(made.kept),
             "agreement": evidence.agreement,
             "routing_flips": evidence.flips / max(evidence.decisions, 1),
@@ -156,6 +173,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
+    named = read_precision(args.precision) if args.precision else {}
     return Settings(
         args.calibrator,
         args.percentile,
@@ -163,6 +181,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.bias_correction,
         args.spread_rounding,
         args.per_head,
+        tuple(named.items()),
+        args.budget,
     )
 
 
@@ -206,6 +226,27 @@ def _row(layer: LayerReport) -> dict[str, object]:
         "saturated": layer.saturated,
         "drop_db": layer.drop_db,
     }
+
+
+def _precision(made: Quantization) -> dict[str, object]:
+    names, passes = in_sixteen(made.model), pass_macs(made.graph)
+    return {
+        "sixteen": names,
+        "second_passes": sum(passes[name] for name in names) / count_macs(made.graph),
+        "choices": [dataclasses.asdict(choice) for choice in made.choices],
+    }
+
+
+def _print_precision(out: Output, made: Quantization, budget: float) -> None:
+    if budget:
+        rows = (
+            (", ".join(choice.layers), f"{choice.noise_db:.1f}", f"{choice.share:.1%}", f"{choice.macs:.2%}")
+            for choice in made.choices
+        )
+        heads = ["16 bits", "noise in dB at 8 bits", "share", "multiply-accumulates"]
+        out.print(table(heads, rows, right=heads[1:]))
+        spent = sum(choice.macs for choice in made.choices)
+        out.print(f"{spent:.2%} more multiply-accumulates of {budget:g}% allowed.")
 
 
 def _given(kept: Kept) -> dict[str, object]:

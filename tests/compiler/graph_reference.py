@@ -185,7 +185,9 @@ class GraphReference:
             made = self.activated(acc, scale * expert.fc1.scale, node.activation, hidden_scale)
             hidden = saturate(made, node.hidden_bits)
             made = self.scaled(
-                self.product(expert.fc2, hidden, node.hidden_bits), node.hidden_scale * expert.fc2.scale / residual_scale, 16
+                self.product(expert.fc2, hidden, node.hidden_bits),
+                node.hidden_scale * expert.fc2.scale / residual_scale,
+                16,
             )
             weighed = stage2_gate(made, gates[image, token, rank][:, None])
             residual[image, token] = saturate(residual[image, token] + weighed, 16)

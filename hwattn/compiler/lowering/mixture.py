@@ -194,9 +194,7 @@ class MixtureLowering:
 
         def loads(expert: Expert, rows: int) -> list[Piece]:
             words = self.hidden_layout.words
-            return self.emitter.load_tile(
-                self._hidden(expert), expert.first, rows, words, self.hidden_form
-            )
+            return self.emitter.load_tile(self._hidden(expert), expert.first, rows, words, self.hidden_form)
 
         def sink(_: Expert) -> Sink:
             return Sink(
