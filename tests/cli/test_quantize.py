@@ -16,6 +16,7 @@ from hwattn.cli import models
 from hwattn.cli.main import main
 from hwattn.cli.models import file_digest, resolve_model
 from hwattn.models import find_workload
+from hwattn.quant.precision import in_sixteen
 from hwattn.spec.cache import CACHE_VARIABLE
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.hwq import load_model, save_model
@@ -161,3 +162,18 @@ def test_a_quantized_file_needs_no_images(tmp_path: Path, capsys: pytest.Capture
     assert "scales of tensors" in text and "Measured on 32 of images" in text and "scales of the file" in text
     assert main(["quantize", str(file), "--html", str(tmp_path / "r.html"), "-o", str(target)]) == 2
     assert "--html without images" in capsys.readouterr().err
+
+
+def test_precision_and_budget(stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.yaml").write_text("blocks.0.mlp.fc2: 16\nblocks.1.moe.fc?: 8\n")
+    arguments = ["quantize", str(stranger / "mine.onnx"), "--calibration", str(stranger / "x.npz")]
+    arguments += ["-o", str(tmp_path / "m.hwq"), "--precision", str(tmp_path / "p.yaml"), "--budget", "3"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["precision"]
+    chosen = {name for choice in found["choices"] for name in choice["layers"]}
+    assert set(found["sixteen"]) >= chosen | {"blocks.0.mlp.fc2"} and "blocks.1.moe.fc2" not in found["sixteen"]
+    assert 0 < sum(choice["macs"] for choice in found["choices"]) <= 0.03 < found["second_passes"]
+    assert in_sixteen(load_model(tmp_path / "m.hwq")) == tuple(found["sixteen"])
+    assert main(arguments) == 0
+    assert "more multiply-accumulates of 3% allowed" in capsys.readouterr().out
+    assert main([*arguments, "--budget", "x"]) == 2

@@ -15,12 +15,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from hwattn.compiler import compile_model
 from hwattn.quant.importer import graph_and_scales, import_onnx
 from hwattn.quant.kept import Note
+from hwattn.quant.precision import in_sixteen
 from hwattn.quant.qdq import to_qdq
 from hwattn.quant.quantizer import Quantization, quantize
+from hwattn.quant.settings import Settings
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import load_preset
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.quantized import QuantizedAttention, QuantizedMixture, QuantizedModel
+from hwattn.spec.quantized import QuantizedMixture, QuantizedModel
 
 torch = pytest.importorskip("torch")
 
@@ -243,24 +245,25 @@ def assert_same(left, right, where=""):
 
 
 @pytest.mark.parametrize(
-    ("make", "inputs"),
+    ("make", "inputs", "sixteen"),
     [
-        (lambda: ViT(Block(), Block(mlp=Mlp(torch.nn.SiLU()), layer_scale=True)), 1),
-        (lambda: ViT(Block(), extra=0, pool="tokens", normalize=True), 1),
-        (lambda: MoEViT("plain", 2), 2),
-        (lambda: MoEViT("chosen"), 1),
-        (StemPostNorm, 1),
+        (
+            lambda: ViT(Block(), Block(mlp=Mlp(torch.nn.SiLU()), layer_scale=True)),
+            1,
+            ["*.attn", "*.fc2", "*0.attn.[qkv]"],
+        ),
+        (lambda: ViT(Block(), extra=0, pool="tokens", normalize=True), 1, ["*proj", "*.fc1", "head*"]),
+        (lambda: MoEViT("plain", 2), 2, ["*moe.fc2"]),
+        (lambda: MoEViT("chosen"), 1, ["*"]),
+        (StemPostNorm, 1, []),
     ],
 )
-def test_round_trip(make, inputs, tmp_path):
+def test_round_trip(make, inputs, sixteen, tmp_path):
     graph, given = graph_and_scales(export(make(), tmp_path / "m.onnx", inputs=inputs))
     assert given is None
-    model = quantize(graph, CALIBRATION, "m").model
-    nodes = tuple(
-        dataclasses.replace(node, p_bits=16) if isinstance(node, QuantizedAttention) else node
-        for node in model.nodes
-    )
-    model = dataclasses.replace(model, nodes=nodes)
+    settings = Settings(precision=tuple((name, 16) for name in sixteen))
+    model = quantize(graph, CALIBRATION, "m", settings=settings).model
+    assert bool(in_sixteen(model)) == bool(sixteen)
     onnx.save(to_qdq(model), tmp_path / "m.qdq.onnx")
     made = taken_over(tmp_path / "m.qdq.onnx")
     assert made.kept.notes == []
