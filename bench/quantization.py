@@ -1,17 +1,21 @@
 """Table: error of hwattn's integers, of each switch and calibrator, and of onnxruntime's static int8 on the same data.
 
-    PYTHONPATH=. python bench/quantization.py [NAME ...]
+    PYTHONPATH=. python bench/quantization.py [NAME ...]     # measure, and write bench/results/quantization.json
+    PYTHONPATH=. python bench/quantization.py --table        # the figures on file as Markdown
 
 Models: the bundled `digits` (trained, its own calibration and test images) and small seeded models of tests/quant. The
 error is noise over signal of the outputs against the float ONNX under onnxruntime, in dB: lower is better. Calibration and
 test data are disjoint. onnxruntime: ``quantize_static``, QDQ, per channel, int8, MinMax, run without fused int8 products, which saturate
-on processors without VNNI.
+on processors without VNNI; "that file in hwattn" is the same file imported with its scales.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import logging
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,11 +28,13 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from hwattn.models import find_workload
+from hwattn.quant.given import Given
 from hwattn.quant.host import HostRunner
-from hwattn.quant.importer import graph_of
+from hwattn.quant.importer import graph_and_scales, graph_of
 from hwattn.quant.quantizer import quantize
 from hwattn.quant.settings import CALIBRATORS, DEFAULTS, Settings
 from hwattn.quant.simulate import simulate
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Graph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "quant"))
@@ -43,7 +49,15 @@ SETTINGS = {
     "one scale for all heads": Settings(per_head=False),
     "none of these": Settings("min-max", 99.99, False, False, False, False),
     **{f"calibrator {name}": Settings(name) for name in CALIBRATORS[1:]},
+    "budget 5 %": Settings(budget=5.0),
+    "16-bit inputs, all": Settings(precision=(("*", 16),)),
 }
+
+RESULTS = Path(__file__).parent / "results" / "quantization.json"
+STATIC, IMPORTED = "onnxruntime static int8", "that file in hwattn"
+
+Errors = dict[str, float]
+"""Noise over signal of each output, dB."""
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -80,9 +94,11 @@ def run(path: Path, graph: Graph, arrays: Arrays) -> dict[str, NDArray[Any]]:
     return found
 
 
-def integers(graph: Graph, calibration: Arrays, test: Arrays, settings: Settings) -> dict[str, NDArray[Any]]:
+def integers(
+    graph: Graph, calibration: Arrays, test: Arrays, settings: Settings, given: Given | None = None
+) -> dict[str, NDArray[Any]]:
     """Outputs of the quantized model."""
-    model = quantize(graph, HostRunner(graph).images(calibration), "m", settings=settings).model
+    model = quantize(graph, HostRunner(graph).images(calibration), "m", settings=settings, given=given).model
     runner = HostRunner(model)
     images, given = runner.images(test), {}
     for task in range(model.tasks):
@@ -93,22 +109,27 @@ def integers(graph: Graph, calibration: Arrays, test: Arrays, settings: Settings
     return runner.outputs(given, test)
 
 
-def error(exact: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]]) -> str:
+def error(exact: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]]) -> Errors:
     """Noise over signal of each float output, dB."""
-    rows = []
+    rows = {}
     for name, wanted in exact.items():
         if wanted.dtype.kind == "f":
             noise = np.square(found[name] - wanted, dtype=np.float64).sum()
             signal = np.square(wanted, dtype=np.float64).sum()
-            rows.append(f"{name} {10 * np.log10(noise / signal):6.1f}")
-    return ", ".join(rows)
+            rows[name] = round(float(10 * np.log10(noise / signal)), 2)
+    return rows
 
 
-def table(title: str, path: Path, calibration: Arrays, test: Arrays, folder: Path) -> None:
-    """Print the rows of one model."""
+def measure(path: Path, calibration: Arrays, test: Arrays, folder: Path) -> dict[str, Errors | str]:
+    """The rows of one model; a row that fails holds the reason."""
     graph = graph_of(path)
     exact = run(path, graph, test)
-    print(title)
+    rows: dict[str, Errors | str] = {}
+
+    def note(name: str, value: Errors | str) -> None:
+        rows[name] = value
+        print(f"  {name:26}{value}", flush=True)
+
     reader = Reader(calibration, graph.task_input, graph.tasks)
     static = folder / "static.onnx"
     try:
@@ -121,37 +142,70 @@ def table(title: str, path: Path, calibration: Arrays, test: Arrays, folder: Pat
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
-        print(f"  {'onnxruntime static int8':26}{error(exact, run(static, graph, test))}", flush=True)
+        note(STATIC, error(exact, run(static, graph, test)))
     except Exception as problem:  # onnxruntime's errors share no base class
-        print(f"  {'onnxruntime static int8':26}fails: {' '.join(str(problem).split())[:120]}")
+        note(STATIC, f"fails: {' '.join(str(problem).split())[:120]}")
+    else:
+        try:
+            theirs, given = graph_and_scales(static)
+            note(IMPORTED, error(exact, integers(theirs, calibration, test, DEFAULTS, given)))
+        except RefusedError as problem:
+            note(IMPORTED, f"refused: {str(problem)[:200]}")
     for name, settings in SETTINGS.items():
-        print(f"  {name:26}{error(exact, integers(graph, calibration, test, settings))}", flush=True)
+        note(name, error(exact, integers(graph, calibration, test, settings)))
+    return rows
+
+
+def table(models: dict[str, Any]) -> str:
+    """The figures on file, the worst output of each model, as Markdown."""
+    names = [STATIC, IMPORTED, *SETTINGS]
+    lines = [f"| model | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    for model, entry in models.items():
+        cells = []
+        for name in names:
+            found = entry["rows"].get(name, "-")
+            cells.append(found.split(":")[0] if isinstance(found, str) else f"{max(found.values()):.1f}")
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def save(model: str, rows: dict[str, Errors | str]) -> None:
+    """Put the rows of one model on file."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    kept[model] = {
+        "rows": rows,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def main() -> int:
-    """Print all tables."""
+    """Measure the models that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--table", action="store_true", help="print the figures on file")
     args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(RESULTS.read_text())))
+        return 0
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not args.names or "digits" in args.names:
             digits = find_workload("digits")
             sets = [{"image": s["image"][:128]} for s in (digits.calibration_set(), digits.test_set())]
-            table("digits (trained)", digits.model, *sets, folder)
+            print("digits (trained)")
+            save("digits (trained)", measure(digits.model, *sets, folder))
         from library_models import MODELS, export
 
         for entry in MODELS:
             if any(part in entry.name for part in args.names) or not args.names:
+                print(f"{entry.name} (small, seeded)")
                 path = export(entry, folder / "m.onnx", small=True, dynamo=False, opset=17)
-                table(
-                    f"{entry.name} (small, seeded)",
-                    path,
-                    entry.samples(True, 64, 2),
-                    entry.samples(True, 64, 1),
-                    folder,
-                )
+                sets = [entry.samples(True, 64, 2), entry.samples(True, 64, 1)]
+                save(entry.name, measure(path, *sets, folder))
     return 0
 
 

@@ -25,6 +25,14 @@ def probability_bits(node: Attention, query: Float, key: Float, value: Float) ->
     """
     if key.shape[1] > KEYS_MAX:
         return 16
+    exact, rounded = mixed_values(node, query, key, value)
+    noise = float(np.square(rounded - exact).sum())
+    signal = float(np.square(exact).sum())
+    return 8 if signal >= noise * 10 ** (PROBABILITY_SQNR_MIN / 10) else 16
+
+
+def mixed_values(node: Attention, query: Float, key: Float, value: Float) -> tuple[Float, Float]:
+    """The result (N, heads, tokens, head_dim) of an attention, and what 8-bit probabilities alone make of it."""
     q, k, v = (x.reshape(*x.shape[:2], node.heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
     scores = (q * np.float32(node.scale)) @ k.transpose(0, 1, 3, 2)
     # the running maximum is an integer power of two, so the largest probability lies between 1/2 and 1
@@ -32,7 +40,4 @@ def probability_bits(node: Attention, query: Float, key: Float, value: Float) ->
     p = np.exp2(exponent - np.ceil(exponent.max(axis=-1, keepdims=True)))
     total = p.sum(axis=-1, keepdims=True)
     rounded = np.minimum(np.floor(p * (_LEVELS + 1) + 0.5), _LEVELS) / (_LEVELS + 1)
-    exact = p @ v / total
-    noise = float(np.square(rounded @ v / total - exact).sum())
-    signal = float(np.square(exact).sum())
-    return 8 if signal >= noise * 10 ** (PROBABILITY_SQNR_MIN / 10) else 16
+    return p @ v / total, rounded @ v / total

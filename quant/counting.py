@@ -20,7 +20,7 @@ from hwattn.spec.graph import (
 
 def count_macs(graph: Graph) -> int:
     """Multiply-accumulates of the graph for one image; of a mixture only those of the chosen experts."""
-    tokens: dict[str, int] = {}
+    tokens = token_counts(graph)
     total = 0
     for node in graph.nodes:
         count = tokens.get(node.inputs[0], 0)
@@ -29,7 +29,6 @@ def count_macs(graph: Graph) -> int:
                 _, height, width = graph.image_shape
                 patches = (height // node.weight.shape[2]) * (width // node.weight.shape[3])
                 total += patches * node.weight.size
-                count = len(node.init)
             case Linear():
                 total += count * node.weight.size
             case Attention():
@@ -38,10 +37,21 @@ def count_macs(graph: Graph) -> int:
             case MixtureOfExperts():
                 expert = max(e.fc1_weight.size + e.fc2_weight.size for e in node.experts)
                 total += count * (node.gate_weight[0].size + node.k * expert)
-            case Rows():
-                count = node.stop - node.start
-        tokens[node.name] = count
     return total
+
+
+def token_counts(graph: Graph) -> dict[str, int]:
+    """Tokens of every tensor of one image."""
+    tokens: dict[str, int] = {}
+    for node in graph.nodes:
+        match node:
+            case PatchEmbed():
+                tokens[node.name] = len(node.init)
+            case Rows():
+                tokens[node.name] = node.stop - node.start
+            case _:
+                tokens[node.name] = tokens.get(node.inputs[0], 0)
+    return tokens
 
 
 def _features(graph: Graph, name: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwattn.quant.counting import arrays_of, count_macs, count_parameters
+from hwattn.quant.given import Given, given_of
 from hwattn.quant.hybrid import Cut, cuts
 from hwattn.quant.onnx_file import NO_CHANGES, Changes, OnnxModel, read_onnx
 from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
@@ -37,6 +38,7 @@ __all__ = [
     "MappedNode",
     "RefusedNode",
     "count_macs",
+    "graph_and_scales",
     "graph_of",
     "import_onnx",
     "refusal_of",
@@ -85,6 +87,8 @@ class ImportReport:
         Multiply-accumulates for one image; 0 where refused.
     parameters : int
         Numbers in weights, biases and constant tokens; 0 where refused.
+    given : Given or None
+        The scales of a quantized file (QDQ); None for a float model.
     """
 
     graph: Graph | None
@@ -94,10 +98,16 @@ class ImportReport:
     host: tuple[str, ...]
     macs: int
     parameters: int
+    given: Given | None = None
 
 
 def graph_of(path: Path, changes: Changes = NO_CHANGES) -> Graph:
-    """Import an ONNX file whose encoder must be mapped as a whole.
+    """Import an ONNX file whose encoder must be mapped as a whole; see `graph_and_scales`."""
+    return graph_and_scales(path, changes)[0]
+
+
+def graph_and_scales(path: Path, changes: Changes = NO_CHANGES) -> tuple[Graph, Given | None]:
+    """Import an ONNX file whose encoder must be mapped as a whole, and the scales of a quantized one.
 
     Raises
     ------
@@ -107,7 +117,7 @@ def graph_of(path: Path, changes: Changes = NO_CHANGES) -> Graph:
     report = import_onnx(path, changes)
     if report.graph is None:
         raise refusal_of(path, report)
-    return report.graph
+    return report.graph, report.given
 
 
 def refusal_of(path: Path, report: ImportReport) -> RefusedError:
@@ -240,7 +250,10 @@ def _assemble(
     except Refusal as refusal:
         row = RefusedNode(image, "embedding", refusal.reason, refusal.remedy)
         return ImportReport(None, mapped, (row,), 0, (), 0, 0)
-    return ImportReport(graph, mapped, (), 0, _host_rows(model, cut), macs, parameters)
+    given = given_of(steps.context, reachable(roots), names, image, front=cut.start is not None)
+    if given is not None:
+        given = given.for_graph(graph)
+    return ImportReport(graph, mapped, (), 0, _host_rows(model, cut), macs, parameters, given)
 
 
 def _is_linear(port: Port) -> bool:

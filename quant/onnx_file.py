@@ -129,6 +129,15 @@ def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
     return OnnxModel(model, graph, opset, initializers, described, problem, *found, fixed=changes.fixed)
 
 
+def is_quantized(path: Path) -> bool:
+    """The file is ONNX and holds scales of its own (QuantizeLinear or DequantizeLinear)."""
+    try:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+    except (OSError, DecodeError, UnicodeDecodeError, ValueError):
+        return False
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes)
+
+
 def specialize(path: Path, model: onnx.ModelProto, changes: Changes) -> None:
     """Give axes their lengths and inputs their constant values.
 

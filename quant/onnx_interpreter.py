@@ -22,12 +22,13 @@ from hwattn.quant.onnx_values import (
     Moment,
     NaNTest,
     PatchBase,
+    Quantized,
     Refusal,
     Scores,
     Unknown,
     Value,
 )
-from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, views
+from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, rounding, views
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
 from hwattn.quant.patterns.tokens import Tokens
@@ -38,8 +39,10 @@ Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
 REMEDIES = {
     "BatchNormalization": "fold it into the layer before it, or use LayerNorm",
     "GlobalAveragePool": "classify from a class token instead of pooled patches",
-    "QuantizeLinear": "give the float model; hwattn quantizes it itself",
-    "DequantizeLinear": "give the float model; hwattn quantizes it itself",
+    **dict.fromkeys(
+        ["QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"],
+        "quantize with QuantizeLinear and DequantizeLinear pairs (onnxruntime: QuantFormat.QDQ)",
+    ),
     "If": "export with torch.export (dynamo=True), which leaves no control flow",
     "Loop": "write the mixture in its dense form, without loops",
     "Scan": "write the mixture in its dense form, without loops",
@@ -225,7 +228,7 @@ def _mapped(value: Activation) -> Base:
 
 def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     op = node.op_type
-    if node.domain not in ("", "ai.onnx"):
+    if op not in rounding.OPERATORS and node.domain not in ("", "ai.onnx"):
         raise Refusal(f"an operator of the domain {node.domain!r}", FOREIGN_REMEDY)
     if op in CONTROL or op in RANDOM:
         raise Refusal(f"{op} has no place in an accelerator program", REMEDIES.get(op, DEFAULT_REMEDY))
@@ -234,7 +237,11 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
     handler: Handler | None = HANDLERS.get(op)
     if any(isinstance(value, Foreign) for value in inputs):
         return _foreign(context, node, inputs)
-    if all(value is None or isinstance(value, Known) for value in inputs):
+    if op in rounding.OPERATORS:
+        handler = handler if node.domain in rounding.DOMAINS else None
+    elif any(isinstance(value, Quantized) for value in inputs):
+        handler = rounding.clipped if op == "Clip" else _moved
+    elif all(value is None or isinstance(value, Known) for value in inputs):
         handler = _constant
     if handler is None:
         raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
@@ -270,7 +277,32 @@ def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
             for value in inputs
         ]
         results.append(context.run(node, arrays))
-    return [Known(tuple(arrays)) for arrays in zip(*results, strict=True)]
+    steps = _moved_steps(context, node, known, count)
+    return [
+        Known(tuple(arrays), steps[i] if steps else ()) for i, arrays in enumerate(zip(*results, strict=True))
+    ]
+
+
+def _moved_steps(
+    context: Context, node: onnx.NodeProto, known: list[Known], count: int
+) -> list[tuple[NDArray[Any], ...]]:
+    """What the results of a view of dequantized constants are multiples of; empty for other operators."""
+    if node.op_type not in views.VIEWS or not known[0].steps or len(known) != len(node.input):
+        return []
+    sources = [known[0].steps, *(value.arrays for value in known[1:])]
+    made = [
+        context.run(node, [source[task if len(source) > 1 else 0] for source in sources])
+        for task in range(count)
+    ]
+    return list(zip(*made, strict=True))
+
+
+def _moved(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """A view of integers that are dequantized behind it."""
+    rounding.check_movable(node, inputs)
+    x = inputs[0]
+    assert isinstance(x, Quantized)
+    return [Quantized(made, x.grid) for made in HANDLERS[node.op_type](context, node, [x.of, *inputs[1:]])]
 
 
 def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Value]:
@@ -344,6 +376,9 @@ HANDLERS: dict[str, Handler] = {
     "Clip": elementwise.clip,
     "Where": elementwise.where,
     "IsNaN": _is_nan,
+    "QuantizeLinear": rounding.quantize,
+    "DequantizeLinear": rounding.dequantize,
+    "Pad": views.pad,
     "Conv": linear.conv,
     "Gemm": linear.gemm,
     "MatMul": _matmul,

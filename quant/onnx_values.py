@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float32]
 Index = NDArray[np.int32]
 Curve = NDArray[np.float64]
+Steps = NDArray[np.float64]
 
 
 class Refusal(Exception):
@@ -37,9 +38,16 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A constant: one array, or one for each task where it depends on the task input."""
+    """A constant: one array, or one for each task where it depends on the task input.
+
+    Parameters
+    ----------
+    steps : tuple of ndarray of float64
+        Where it was dequantized: for each array the real value of one integer, in the array's shape; else empty.
+    """
 
     arrays: tuple[NDArray[np.generic], ...]
+    steps: tuple[NDArray[np.float64], ...] = ()
 
     @property
     def array(self) -> NDArray[np.generic]:
@@ -100,10 +108,14 @@ class ImageBase(Base):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConvBase(Base):
-    """Projected patches, without class token and position: weight (dim, channels, kh, kw), bias (dim,)."""
+    """Projected patches, without class token and position: weight (dim, channels, kh, kw), bias (dim,).
+
+    `step` is as of `LinearBase`.
+    """
 
     weight: Float
     bias: Float
+    step: Steps | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,12 +144,16 @@ class NormBase(Base):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearBase(Base):
-    """``activation(source @ weight.T + bias)``; with a leading task axis in both where they depend on the task."""
+    """``activation(source @ weight.T + bias)``; with a leading task axis in both where they depend on the task.
+
+    `step` (features,) is what the rows of the weight are integer multiples of, where the file holds them as integers.
+    """
 
     source: Base
     weight: Float
     bias: Float
     activation: str | None = None
+    step: Steps | None = None
 
     @property
     def sources(self) -> tuple[Base, ...]:
@@ -337,6 +353,31 @@ class Scores:
     normalized: bool = False
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What QuantizeLinear rounds to: ``real = (integer - zero) * step`` with integers from `low` to `high`.
+
+    Parameters
+    ----------
+    step, zero : ndarray of float64, ndarray of int64
+        One number, or one for each place of `axis`.
+    """
+
+    step: Steps
+    zero: NDArray[np.int64]
+    axis: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """The integers that QuantizeLinear made of a value, on their way to DequantizeLinear."""
+
+    of: Value
+    grid: Grid
+
+
 @dataclass(frozen=True, eq=False)
 class Foreign:
     """A tensor that the host computes; `example` is what it makes of arbitrary inputs."""
@@ -349,4 +390,4 @@ class Unknown:
     """The result of a refused node, or of one behind it."""
 
 
-Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Foreign | Unknown
+Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Quantized | Foreign | Unknown

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwattn.quant.simulate import wide_tensors
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add, Node, Rows
 from hwattn.spec.quantized import (
     NORMAL_FRACTION,
@@ -45,6 +46,12 @@ class _Writer:
     def __init__(self, model: QuantizedModel) -> None:
         self.model = model
         self.int16 = wide_tensors(model)
+        self.sixteen = model.sixteen_bits()
+        self.read_wide = {
+            model.root(node.inputs[0])
+            for node in model.nodes
+            if isinstance(node, QuantizedLinear | QuantizedMixture) and node.input_bits == 16
+        }
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.values: dict[str, str] = {}
@@ -124,8 +131,10 @@ class _Writer:
 
     def result(self, node: Node, value: str, features: int) -> str:
         """The result of a node, rounded as the model stores it."""
-        bits = 16 if node.name in self.int16 else 8
-        return self.rounded(value, self.model.scales[node.name], bits, features)
+        scale = self.model.scales[node.name]
+        if node.name in self.sixteen:
+            return self.rounded(value, scale / 256, 16, features)
+        return self.rounded(value, scale, 16 if node.name in self.int16 else 8, features)
 
     def scale(self, name: str) -> float:
         """The one scale of a tensor."""
@@ -149,7 +158,11 @@ class _Writer:
                 return self.result(node, self.op("Add", inputs), 0)
             case Rows():
                 return self.rows(node, inputs[0])
-        raise NotImplementedError(type(node).__name__)
+        raise RefusedError(
+            f"{node.name}: a node of kind {type(node).__name__}",
+            "a node of a quantized transformer encoder",
+            "quantize the model again with this version of hwattn",
+        )
 
     def rows(self, node: Rows, x: str) -> str:
         """Some tokens, taken of the integers: onnxruntime 1.32 loses their type where it moves a Slice past them."""
@@ -181,11 +194,13 @@ class _Writer:
         """LayerNormalization with the parameters that the integers stand for."""
         unit, dim = self.scale(node.name) / 2.0**node.shift, len(node.gamma)
         gamma = self.constant((node.gamma * (unit * 2**NORMAL_FRACTION)).astype(np.float32))
-        beta = self.constant((node.beta * unit).astype(np.float32))
+        beta = self.dequantized(node.beta, np.array([unit]))
         epsilon = node.epsilon * self.scale(node.inputs[0]) ** 2 / dim**2
         made = self.op("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=epsilon)
         if node.wide:
             self.exact[node.name] = self.rounded(made, self.model.scales[node.name] / 256, 16)
+            if node.name in self.read_wide:
+                return self.exact[node.name]
         return self.result(node, made, dim)
 
     def linear(self, matrix: QuantizedMatrix, x: str, scale: float, activation: str | None) -> str:
@@ -211,15 +226,24 @@ class _Writer:
         return self.op("Relu", [x])
 
     def attention(self, node: QuantizedAttention, inputs: list[str]) -> str:
-        """Softmax(q k^T * scale) v of every head; probabilities are not rounded."""
+        """Softmax(q k^T * scale) v of every head; probabilities are not rounded to eight bits."""
         split = self.integers([0, 0, node.heads, -1])
         q, k, v = (self.op("Reshape", [x, split]) for x in inputs)
         q, v = (self.op("Transpose", [x], perm=[0, 2, 1, 3]) for x in (q, v))
         k = self.op("Transpose", [k], perm=[0, 2, 3, 1])
         scores = self.op("Mul", [self.op("MatMul", [q, k]), self.number(node.scale)])
-        mixed = self.op("MatMul", [self.op("Softmax", [scores], axis=-1), v])
+        p = self.op("Softmax", [scores], axis=-1)
+        if node.p_bits == 16:
+            p = self.probabilities(p)
+        mixed = self.op("MatMul", [p, v])
         joined = self.op("Transpose", [mixed], perm=[0, 2, 1, 3])
         return self.result(node, self.op("Reshape", [joined, self.integers([0, 0, -1])]), 0)
+
+    def probabilities(self, p: str) -> str:
+        """Probabilities rounded to 16 bits, as the machine's have in two passes."""
+        real, point = self.number(2.0**-16), self.constant(np.zeros((), np.uint16))
+        q = self.op("QuantizeLinear", [p, real, point])
+        return self.op("DequantizeLinear", [q, real, point])
 
     def mixture(self, node: QuantizedMixture, x: str) -> str:
         """The dense form: every expert on all tokens, weighted by gates of which all but k are zero."""
@@ -229,7 +253,8 @@ class _Writer:
         scale, total = self.scale(node.inputs[0]), ""
         for column, expert in zip(columns, node.experts, strict=True):
             hidden = self.linear(expert.fc1, x, scale, node.activation)
-            hidden = self.rounded(hidden, np.array([node.hidden_scale]), 8)
+            step = node.hidden_scale / (256 if node.hidden_bits == 16 else 1)
+            hidden = self.rounded(hidden, np.array([step]), node.hidden_bits)
             made = self.linear(expert.fc2, hidden, node.hidden_scale, None)
             part = self.op("Mul", [self.rounded(made, self.model.scales[node.name], 16), column])
             total = self.op("Add", [total, part]) if total else part
@@ -253,5 +278,5 @@ class _Writer:
         )
         if node.renormalize:
             best = self.op("Softmax", [best], axis=-1)
-        zeros = self.op("Mul", [scores, self.number(0.0)])
+        zeros = self.op("Expand", [self.number(0.0), self.op("Shape", [scores])])
         return self.op("ScatterElements", [zeros, chosen, best], axis=-1)

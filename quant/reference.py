@@ -22,7 +22,17 @@ from hwattn.spec.graph import (
     Rows,
 )
 
-__all__ = ["activate", "evaluate", "expert_hidden", "linear", "outputs", "patches", "route"]
+__all__ = [
+    "activate",
+    "apply",
+    "evaluate",
+    "expert_hidden",
+    "linear",
+    "mixture",
+    "outputs",
+    "patches",
+    "route",
+]
 
 
 def evaluate(graph: Graph, images: Float, task: int) -> dict[str, Float]:
@@ -61,7 +71,7 @@ def evaluate(graph: Graph, images: Float, task: int) -> dict[str, Float]:
         )
     values: dict[str, Float] = {}
     for node in graph.nodes:
-        values[node.name] = _apply(node, [values.get(name, images) for name in node.inputs], task)
+        values[node.name] = apply(node, [values.get(name, images) for name in node.inputs], task)
     return values
 
 
@@ -84,7 +94,8 @@ def outputs(graph: Graph, values: dict[str, Float], task: int) -> dict[str, Floa
     }
 
 
-def _apply(node: Node, inputs: list[Float], task: int) -> Float:
+def apply(node: Node, inputs: list[Float], task: int) -> Float:
+    """The result of one node."""
     match node:
         case PatchEmbed():
             return _patch_embed(node, inputs[0])
@@ -97,7 +108,7 @@ def _apply(node: Node, inputs: list[Float], task: int) -> Float:
         case Attention():
             return _attention(node, *inputs)
         case MixtureOfExperts():
-            return _mixture(node, inputs[0], task)
+            return mixture(node, inputs[0], task)
         case Add():
             return inputs[0] + inputs[1]
         case Rows():
@@ -164,12 +175,31 @@ def expert_hidden(expert: Expert, activation: str, x: Float) -> Float:
     return activate(activation, linear(x, expert.fc1_weight, expert.fc1_bias))
 
 
-def _mixture(node: MixtureOfExperts, x: Float, task: int) -> Float:
+def mixture(
+    node: MixtureOfExperts,
+    x: Float,
+    task: int,
+    *,
+    seen: Float | None = None,
+    rounded: Callable[[Float], Float] = lambda made: made,
+) -> Float:
+    """A mixture of experts.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (N, tokens, dim)
+        What the gate reads, and the experts too without `seen`.
+    seen : ndarray of float32, shape (N, tokens, dim), optional
+        What the experts read.
+    rounded : callable
+        Applied to the hidden activations.
+    """
     chosen, weights = route(node, x, task)
+    x = x if seen is None else seen
     y = np.zeros((*x.shape[:2], node.experts[0].fc2_weight.shape[0]), np.float32)
     for index, expert in enumerate(node.experts):
         image, token, rank = np.nonzero(chosen == index)
-        hidden = expert_hidden(expert, node.activation, x[image, token])
+        hidden = rounded(expert_hidden(expert, node.activation, x[image, token]))
         made = linear(hidden, expert.fc2_weight, expert.fc2_bias)
         y[image, token] += weights[image, token, rank, None] * made
     return y

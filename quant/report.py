@@ -29,8 +29,8 @@ class LayerReport:
     name, kind : str
         Name of the node and the class of the float node.
     sqnr_db : float
-        Power of the float tensor over the power of the difference, dB; infinite where they are equal. The
-        errors of all layers before count.
+        Power of the float tensor over the power of the difference, dB; infinite where they are equal, or nothing was
+        measured. The errors of all layers before count.
     cosine : float
         Between the float and the integer tensor, all images in one.
     saturated : float
@@ -121,6 +121,12 @@ def gather(graph: Graph, model: QuantizedModel, images: Float) -> Evidence:
     layers = _layers(graph, sums)
     agreement = {name: float(np.mean(values)) for name, values in chosen.agreed.items()}
     return Evidence(layers, len(images), agreement, chosen.flips, chosen.decisions)
+
+
+def unmeasured(graph: Graph) -> Evidence:
+    """The layers of a model of which no image was looked at."""
+    layers = (LayerReport(node.name, type(node).__name__, math.inf) for node in graph.nodes)
+    return Evidence(tuple(layers), 0, {}, 0, 0)
 
 
 def _decide(graph: Graph, exact: dict[str, Float], rounded: Simulation, task: int, found: _Decisions) -> None:

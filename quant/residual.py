@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from hwattn.quant.calibration import Statistics
+from hwattn.quant.kept import Kept
 from hwattn.quant.reference import expert_hidden, linear, route
 from hwattn.quant.roles import Role
 from hwattn.spec.errors import RefusedError
@@ -21,11 +22,13 @@ _EXPERT_ROWS_MIN = 64
 
 
 def residual_scales(
-    graph: Graph, statistics: Statistics, roles: dict[str, Role]
-) -> tuple[dict[str, float], float]:
-    """The scale of every tensor of a residual stream, and the SQNR in dB that its rounding leaves at worst.
+    graph: Graph, statistics: Statistics | None, roles: dict[str, Role], kept: Kept
+) -> tuple[dict[str, float], float | None, list[str]]:
+    """The scale of every tensor of a residual stream, the SQNR in dB that its rounding leaves at worst, and what has no scale.
 
     Tensors that are added have one scale; a pre-norm encoder has one in all, a post-norm encoder one for each block.
+    The scales of a quantized file come first; a stream that has none there needs statistics. The SQNR is None
+    where no stream was measured.
 
     Raises
     ------
@@ -33,12 +36,18 @@ def residual_scales(
         A stream has outliers beyond what one int16 scale can hold.
     """
     scales: dict[str, float] = {}
-    worst = math.inf
+    worst: float | None = None
+    missing: list[str] = []
+    reach = kept.reach()
     for stream in _streams(graph, roles):
-        scale, sqnr = _residual_scale(graph, statistics, stream)
-        scales.update(dict.fromkeys(stream, scale))
-        worst = min(worst, sqnr)
-    return scales, worst
+        scale = kept.stream(stream, reach)
+        if scale is None and statistics is None:
+            missing.append(f"the residual stream from {stream[0]}")
+        elif scale is None and statistics is not None:
+            scale, sqnr = _residual_scale(graph, statistics, stream)
+            worst = sqnr if worst is None else min(worst, sqnr)
+        scales.update(dict.fromkeys(stream, scale or 1.0))
+    return scales, worst, missing
 
 
 def _streams(graph: Graph, roles: dict[str, Role]) -> list[list[str]]:
@@ -53,8 +62,8 @@ def _streams(graph: Graph, roles: dict[str, Role]) -> list[list[str]]:
                 joined = group[name] + [one for one in joined if one not in group[name]]
         for name in joined:
             group[name] = joined
-    unique = {id(members): members for members in group.values()}
-    return list(unique.values())
+    unique = {id(members): set(members) for members in group.values()}
+    return [[node.name for node in graph.nodes if node.name in members] for members in unique.values()]
 
 
 def _residual_scale(graph: Graph, statistics: Statistics, names: list[str]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from hwattn.spec.quantized import QuantizedLinear, QuantizedModel
 class Role(Enum):
     """How a tensor is stored.
 
-    RESIDUAL: int16 at the one scale of the residual stream. OUTPUT: int16 at a scale of its own. HEADS: int8, one
+    RESIDUAL: int16 at the scale of its residual stream. OUTPUT: int16 at a scale of its own. HEADS: int8, one
     scale per head. INT8: int8, one scale.
     """
 

@@ -28,6 +28,10 @@ class Settings:
         Round weights against the covariance of their inputs (GPTQ); else to the nearest.
     per_head : bool
         One scale for each head of queries, keys and values; else one for all.
+    precision : tuple of (str, int)
+        Bits (8 or 16) of layers by name or pattern; see ``precision.named_bits``.
+    budget : float
+        Second passes that may be spent on 16 bits, in percent of the multiply-accumulates.
     """
 
     calibrator: str = CALIBRATORS[0]
@@ -36,6 +40,8 @@ class Settings:
     bias_correction: bool = True
     spread_rounding: bool = True
     per_head: bool = True
+    precision: tuple[tuple[str, int], ...] = ()
+    budget: float = 0.0
 
     def __post_init__(self) -> None:
         if self.calibrator not in CALIBRATORS:
@@ -48,6 +54,8 @@ class Settings:
             raise RefusedError(
                 f"a percentile of {self.percentile}", "more than 50, at most 100", "correct --percentile"
             )
+        if not 0 <= self.budget <= 100:
+            raise RefusedError(f"a budget of {self.budget} %", "0 to 100", "correct --budget")
 
 
 DEFAULTS = Settings()

@@ -83,20 +83,33 @@ class _Run:
         self.wide: dict[str, Int64] = {}
         self.routing: dict[str, Int64] = {}
         self.int16 = wide_tensors(model)
+        self.sixteen = model.sixteen_bits()
+        self.read_wide = {
+            model.root(node.inputs[0])
+            for node in model.nodes
+            if isinstance(node, QuantizedLinear | QuantizedMixture) and node.input_bits == 16
+        } - self.sixteen
 
     def real(self, name: str) -> Float:
-        """A tensor in real numbers."""
+        """A tensor in real numbers, as the layers with most bits read it."""
+        if self.model.root(name) in self.read_wide:
+            return (self.wide[name] * (self.model.scales[name] / 256)).astype(np.float32)
         value = self.integers[name]
         return (value * self._scale_of(name, value.shape[-1])).astype(np.float32)
 
     def saturated(self, name: str) -> int:
         """Elements of a tensor at the end of their range."""
-        limit = (1 << 15) - 1 if name in self.int16 else (1 << 7) - 1
+        limit = (1 << 15) - 1 if name in self.int16 or self.model.root(name) in self.sixteen else (1 << 7) - 1
         return int((np.abs(self.integers[name]) >= limit).sum())
 
     def _scale_of(self, name: str, features: int) -> NDArray[np.float64]:
-        scale = self.model.scales[name]
+        """The real value of one integer of each feature."""
+        scale = self.model.scales[name] / (256 if self.model.root(name) in self.sixteen else 1)
         return np.repeat(scale, features // len(scale))
+
+    def _operand(self, name: str, bits: int) -> Int64:
+        """The integers that a layer reads in so many bits."""
+        return self.wide[name] if bits == 16 and name in self.wide else self.integers[name]
 
     def apply(self, node: Node) -> Int64:
         inputs = [self.integers[name] for name in node.inputs]
@@ -107,9 +120,13 @@ class _Run:
                 return self._layer_norm(node, inputs[0])
             case QuantizedLinear():
                 scale = self._scale_of(node.name, len(node.matrix.bias))
-                input_scale = float(self.model.scales[node.inputs[0]][0])
-                bits = 16 if node.name in self.int16 else 8
-                return linear(node.matrix, inputs[0], input_scale, scale, node.activation, bits)
+                x = Operand(
+                    self._operand(node.inputs[0], node.input_bits),
+                    float(self.model.scales[node.inputs[0]][0]),
+                    node.input_bits,
+                )
+                bits = 16 if node.name in self.int16 | self.sixteen else 8
+                return linear(node.matrix, x, scale, node.activation, bits)
             case QuantizedAttention():
                 return self._attention(node, *inputs)
             case QuantizedMixture():
@@ -117,6 +134,8 @@ class _Run:
             case Add():
                 return saturate(inputs[0] + inputs[1], 16)
             case Rows():
+                if node.inputs[0] in self.wide:
+                    self.wide[node.name] = self.wide[node.inputs[0]][:, node.start : node.stop]
                 return inputs[0][:, node.start : node.stop]
         raise NotImplementedError(type(node).__name__)
 
@@ -127,7 +146,8 @@ class _Run:
         )
         input_scale = float(self.model.scales[node.inputs[0]][0])
         bits = 16 if node.name in self.int16 else 8
-        embedded = linear(matrix, cut.astype(np.int64), input_scale, self.model.scales[node.name], None, bits)
+        x = Operand(cut.astype(np.int64), input_scale)
+        embedded = linear(matrix, x, self.model.scales[node.name], None, bits)
         tokens = np.repeat(node.init[None].astype(np.int64), len(image), axis=0)
         tokens[:, node.first : node.first + embedded.shape[1]] += embedded
         return saturate(tokens, 16)
@@ -145,7 +165,8 @@ class _Run:
 
     def _attention(self, node: QuantizedAttention, query: Int64, key: Int64, value: Int64) -> Int64:
         scales = [np.resize(self.model.scales[name], node.heads) for name in node.inputs]
-        out_scale = float(self.model.scales[node.name][0])
+        bits = 16 if node.name in self.sixteen else 8
+        out_scale = float(self._scale_of(node.name, 1)[0])
         heads = []
         for head in range(node.heads):
             q, k, v = (x.reshape(*x.shape[:2], node.heads, -1)[:, :, head] for x in (query, key, value))
@@ -155,7 +176,7 @@ class _Run:
             total = p16.sum(axis=-1, keepdims=True)
             p = np.minimum(round_shift(p16, 8), 255) * 256 if node.p_bits == 8 else p16
             mixed = _product(p, v.transpose(0, 2, 1)) / total * (scales[2][head] / out_scale)
-            heads.append(saturate(np.floor(mixed + 0.5).astype(np.int64), 8))
+            heads.append(saturate(np.floor(mixed + 0.5).astype(np.int64), bits))
         return np.concatenate(heads, axis=-1)
 
     def _mixture(self, node: QuantizedMixture, x: Int64) -> Int64:
@@ -170,12 +191,15 @@ class _Run:
         total = (picked if node.renormalize else share).sum(axis=-1, keepdims=True)
         weights = np.floor(picked / total * (1 << GATE_FRACTION) + 0.5).astype(np.int64)
         input_scale, out_scale = float(self.model.scales[node.inputs[0]][0]), self.model.scales[node.name]
-        hidden_scale = np.array([node.hidden_scale])
+        hidden_scale = np.array([node.hidden_scale / (256 if node.hidden_bits == 16 else 1)])
+        operand = self._operand(node.inputs[0], node.input_bits)
         y = np.zeros((*x.shape[:2], len(node.experts[0].fc2.bias)), np.int64)
         for index, expert in enumerate(node.experts):
             image, token, rank = np.nonzero(chosen == index)
-            hidden = linear(expert.fc1, x[image, token], input_scale, hidden_scale, node.activation, 8)
-            made = linear(expert.fc2, hidden, node.hidden_scale, out_scale, None, 16)
+            seen = Operand(operand[image, token], input_scale, node.input_bits)
+            hidden = linear(expert.fc1, seen, hidden_scale, node.activation, node.hidden_bits)
+            inner = Operand(hidden, node.hidden_scale, node.hidden_bits)
+            made = linear(expert.fc2, inner, out_scale, None, 16)
             weighted = round_shift(made * weights[image, token, rank, None], GATE_FRACTION)
             y[image, token] = y[image, token] + weighted
         return saturate(y, 16)
@@ -199,20 +223,26 @@ def wide_tensors(model: QuantizedModel) -> set[str]:
     return wide
 
 
+@dataclass(frozen=True)
+class Operand:
+    """Integers (..., in) of `bits` bits that a layer reads; `scale` is that of 8 bits, or of the high byte of 16."""
+
+    integers: Int64
+    scale: float
+    bits: int = 8
+
+
 def linear(
-    matrix: QuantizedMatrix,
-    x: Int64,
-    input_scale: float,
-    out_scale: NDArray[np.float64],
-    activation: str | None,
-    bits: int,
+    matrix: QuantizedMatrix, x: Operand, out_scale: NDArray[np.float64], activation: str | None, bits: int
 ) -> Int64:
-    """A linear layer and its activation; x (..., in) to (..., out) of `bits` bits at `out_scale` (one or per feature)."""
-    accumulator = _product(x, matrix.weight.astype(np.int64)) + matrix.bias
+    """A linear layer and its activation; `x` to (..., out) of `bits` bits at `out_scale` (one or per feature)."""
+    product = _product(x.integers, matrix.weight.astype(np.int64))
+    accumulator = (product if x.bits == 8 else round_shift(product, 8)) + matrix.bias
+    factors = x.scale * matrix.scale
     if activation is None:
-        return requantize(accumulator, *_multipliers(input_scale * matrix.scale / out_scale), bits)
+        return requantize(accumulator, *_multipliers(factors / out_scale), bits)
     unit = float(1 << ACTIVATION_INPUT_FRACTION)
-    v = requantize(accumulator, *_multipliers(input_scale * matrix.scale * unit), ACTIVATION_INPUT_BITS)
+    v = requantize(accumulator, *_multipliers(factors * unit), ACTIVATION_INPUT_BITS)
     real = _activation_values(activation)[v + (1 << (ACTIVATION_INPUT_BITS - 1))]
     return saturate(np.floor(real / out_scale + 0.5).astype(np.int64), bits)
 

@@ -12,6 +12,9 @@ from hwattn.spec.quantized import Float64, Int8, QuantizedMatrix
 BIAS_LIMIT = 1 << 30
 """Largest magnitude of an integer bias."""
 
+WIDE_LIMIT = 32767
+"""Largest magnitude of a 16-bit input."""
+
 _LIMIT = 127
 _RANGES = np.linspace(1.0, 0.6, 21)
 _DAMPING = 0.01
@@ -25,6 +28,7 @@ def quantize_matrix(
     input_scale: float,
     inputs: Float,
     *,
+    bits: int = 8,
     correct: bool = True,
     spread: bool = True,
 ) -> QuantizedMatrix:
@@ -38,9 +42,11 @@ def quantize_matrix(
     weight : ndarray of float32, shape (out, in)
     bias : ndarray of float32, shape (out,)
     input_scale : float
-        Scale of the int8 input.
+        Scale of the int8 input; of 16 bits, that of their high byte.
     inputs : ndarray of float32, shape (rows, in)
         Samples of the input in real numbers.
+    bits : int
+        Of the input, 8 or 16.
     correct : bool
         Move the mean of the errors into the bias.
     spread : bool
@@ -49,7 +55,8 @@ def quantize_matrix(
     mean = inputs.mean(axis=0, dtype=np.float64)
     floor = np.abs(bias.astype(np.float64)) / (BIAS_LIMIT * input_scale)
     integers, scale = round_weights(weight, inputs, floor, spread=spread)
-    seen = fake(inputs, input_scale).mean(axis=0, dtype=np.float64)
+    step, limit = (input_scale, _LIMIT) if bits == 8 else (input_scale / 256, WIDE_LIMIT)
+    seen = fake(inputs, step, limit).mean(axis=0, dtype=np.float64)
     real = bias.astype(np.float64)
     if correct:
         real = real + weight.astype(np.float64) @ mean - (integers * scale[:, None]) @ seen

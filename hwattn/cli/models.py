@@ -15,7 +15,8 @@ import hwattn.spec
 from hwattn.cli.arguments import check_images, load_arrays
 from hwattn.models import Workload, built_workloads, bundled_workloads, find_workload
 from hwattn.quant.host import HostRunner
-from hwattn.quant.importer import graph_of
+from hwattn.quant.importer import graph_and_scales
+from hwattn.quant.onnx_file import is_quantized
 from hwattn.quant.quantizer import quantize
 from hwattn.spec.cache import cache_folder, digest, made_once
 from hwattn.spec.errors import RefusedError
@@ -121,7 +122,7 @@ def float_model(argument: str) -> FloatModel:
 
 
 def calibration_arrays(source: FloatModel, calibration: Path | None) -> dict[str, NDArray[Any]]:
-    """Arrays to calibrate with: those of a file, else the workload's own.
+    """Arrays to calibrate with: those of a file, else the workload's own; none for a quantized file, which holds scales.
 
     Raises
     ------
@@ -129,6 +130,8 @@ def calibration_arrays(source: FloatModel, calibration: Path | None) -> dict[str
         There is neither, or the file cannot be read.
     """
     if calibration is None:
+        if source.workload is None and is_quantized(source.onnx):
+            return {}
         if source.workload is None:
             raise RefusedError(
                 f"{source.onnx} without images to calibrate with",
@@ -183,9 +186,9 @@ def file_digest(path: Path) -> str:
 
 
 def _quantize(source: FloatModel, arrays: dict[str, NDArray[Any]]) -> QuantizedModel:
-    graph = graph_of(source.onnx)
-    images = calibration_images(graph, arrays)
-    return quantize(graph, images, source.name, file_digest(source.onnx)).model
+    graph, given = graph_and_scales(source.onnx)
+    images = calibration_images(graph, arrays) if arrays else None
+    return quantize(graph, images, source.name, file_digest(source.onnx), given=given).model
 
 
 def _workload_of(onnx_digest: str) -> Workload | None:

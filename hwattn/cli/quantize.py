@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from hwattn.cli.models import (
 )
 from hwattn.cli.output import Output, table
 from hwattn.cli.quantize_html import write_html
-from hwattn.quant.importer import graph_of
+from hwattn.quant.counting import count_macs
+from hwattn.quant.importer import graph_and_scales
+from hwattn.quant.kept import Kept
+from hwattn.quant.precision import in_sixteen, pass_macs, read_precision
 from hwattn.quant.quantizer import Quantization, quantize
 from hwattn.quant.readers import folder_images
-from hwattn.quant.report import Evidence, LayerReport, advice, gather
+from hwattn.quant.report import Evidence, LayerReport, advice, gather, unmeasured
 from hwattn.quant.residual import RESIDUAL_SQNR_MIN
 from hwattn.quant.settings import CALIBRATORS, Settings
 from hwattn.spec.errors import RefusedError
@@ -32,8 +36,9 @@ from hwattn.spec.graph import Graph
 from hwattn.spec.hwq import save_model
 
 HELP = (
-    "Quantize an ONNX model to int8 with images to calibrate with, and write it as .hwq. Reports how close "
-    "each layer's integers come to its real numbers, over images that were not used to calibrate."
+    "Quantize an ONNX model to int8 with images to calibrate with, and write it as .hwq; a quantized (QDQ) model keeps its own "
+    "scales and needs no images. Reports how close each layer's integers come to its real numbers, over images that were not "
+    "used to calibrate."
 )
 
 WEAK_SQNR = 20.0
@@ -51,7 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="X.npz|DIR",
-        help="arrays, or a folder of images, to calibrate with; default: the workload's own calibration set",
+        help="arrays, or a folder of images, to calibrate with; default: the workload's own calibration set, or the scales "
+        "of a quantized (QDQ) file",
     )
     parser.add_argument(
         "--data",
@@ -87,6 +93,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=f"{what} (default: yes)"
         )
+    parser.add_argument(
+        "--precision",
+        type=Path,
+        metavar="P.yaml",
+        help="layers that read 16 bits, in two passes: names or patterns, each with 8 or 16 (docs/numbers.md)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="spend so many more multiply-accumulates at most on 16 bits where they remove most noise (default: none)",
+    )
     add_changes(parser)
 
 
@@ -102,46 +121,47 @@ def run(args: argparse.Namespace, out: Output) -> int:
             "a file name in a folder that exists",
             "make the folder, or name another file",
         )
-    settings = Settings(
-        args.calibrator,
-        args.percentile,
-        args.migration,
-        args.bias_correction,
-        args.spread_rounding,
-        args.per_head,
-    )
     source = float_model(args.model)
     images_in_folder = args.calibration is not None and args.calibration.is_dir()
     arrays = {} if images_in_folder else calibration_arrays(source, args.calibration)
-    graph = graph_of(source.onnx, changes_of(args))
+    graph, given = graph_and_scales(source.onnx, changes_of(args))
     if images_in_folder:
         arrays = {graph.image: folder_images(args.calibration, graph.image_shape, args.mean, args.std)}
     arrays, held_out, apart = _held_out(args.data, source, graph, arrays)
-    images = calibration_images(graph, arrays)
-    made = quantize(graph, images, source.name, file_digest(source.onnx), settings)
-    evidence = gather(made.graph, made.model, calibration_images(made.model, held_out)[:_MEASURED_IMAGES])
+    images = calibration_images(graph, arrays) if arrays else None
+    if args.html and not held_out:
+        raise RefusedError("--html without images", "images to measure with", "add --data X.npz")
+    made = quantize(graph, images, source.name, file_digest(source.onnx), _settings(args), given)
+    seen = calibration_images(made.model, held_out)[:_MEASURED_IMAGES] if held_out else None
+    evidence = unmeasured(made.graph) if seen is None else gather(made.graph, made.model, seen)
     save_model(made.model, args.output)
+    _print_precision(out, made, args.budget)
     _print(out, made, evidence, apart)
     size = args.output.stat().st_size
-    out.print(f"Wrote {args.output} ({size / 1024:.0f} KiB), calibrated with {len(images)} images.")
+    how = "with the scales of the file" if images is None else f"calibrated with {len(images)} images"
+    out.print(f"Wrote {args.output} ({size / 1024:.0f} KiB), {how}.")
     warnings = [*made.warnings, *_weak(evidence.layers), *advice(evidence.layers, WEAK_SQNR)]
-    if not apart:
+    if seen is None:
+        warnings.append("nothing is measured without images: add --data X.npz")
+    elif not apart:
         warnings.append("too few images to keep any from calibration: measured on the same; add --data X.npz")
     for warning in warnings:
         out.warn(warning)
-    if args.html:
-        write_html(args.html, made, evidence, calibration_images(made.model, held_out)[:16], warnings)
+    if args.html and seen is not None:
+        write_html(args.html, made, evidence, seen[:16], warnings)
     out.result(
         {
             "model": source.name,
             "file": args.output,
             "bytes": size,
-            "calibration_images": len(images),
+            "calibration_images": 0 if images is None else len(images),
             "measured_images": evidence.images,
             "held_out": apart,
-            "calibrator": settings.calibrator,
+            "calibrator": args.calibrator,
             "warnings": warnings,
             "residual_sqnr_db": made.residual_sqnr_db,
+            "precision": _precision(made),
+            "given": None if given is None else _given(made.kept),
             "agreement": evidence.agreement,
             "routing_flips": evidence.flips / max(evidence.decisions, 1),
             "routing_decisions": evidence.decisions,
@@ -150,6 +170,20 @@ def run(args: argparse.Namespace, out: Output) -> int:
         }
     )
     return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    named = read_precision(args.precision) if args.precision else {}
+    return Settings(
+        args.calibrator,
+        args.percentile,
+        args.migration,
+        args.bias_correction,
+        args.spread_rounding,
+        args.per_head,
+        tuple(named.items()),
+        args.budget,
+    )
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -166,6 +200,8 @@ def _held_out(
     if path is not None:
         loaded = load_arrays(path)
         return arrays, loaded if isinstance(loaded, dict) else {graph.image: loaded}, True
+    if not arrays:
+        return {}, {}, False
     if source.workload is not None:
         return (
             arrays,
@@ -192,7 +228,50 @@ def _row(layer: LayerReport) -> dict[str, object]:
     }
 
 
+def _precision(made: Quantization) -> dict[str, object]:
+    names, passes = in_sixteen(made.model), pass_macs(made.graph)
+    return {
+        "sixteen": names,
+        "second_passes": sum(passes[name] for name in names) / count_macs(made.graph),
+        "choices": [dataclasses.asdict(choice) for choice in made.choices],
+    }
+
+
+def _print_precision(out: Output, made: Quantization, budget: float) -> None:
+    if budget:
+        rows = (
+            (", ".join(choice.layers), f"{choice.noise_db:.1f}", f"{choice.share:.1%}", f"{choice.macs:.2%}")
+            for choice in made.choices
+        )
+        heads = ["16 bits", "noise in dB at 8 bits", "share", "multiply-accumulates"]
+        out.print(table(heads, rows, right=heads[1:]))
+        spent = sum(choice.macs for choice in made.choices)
+        out.print(f"{spent:.2%} more multiply-accumulates of {budget:g}% allowed.")
+
+
+def _given(kept: Kept) -> dict[str, object]:
+    return {
+        "tensors": kept.tensors,
+        "weights": kept.weights,
+        "changed": [dataclasses.asdict(note) for note in kept.notes],
+    }
+
+
+def _print_given(out: Output, kept: Kept) -> None:
+    if not kept.given.narrow and not kept.given.weights:
+        return
+    out.print(
+        f"Kept from the file: {kept.tensors} scales of tensors, {kept.weights} matrices of integer weights."
+    )
+    if kept.notes:
+        rows = ((note.tensor, note.found, note.made, note.reason) for note in kept.notes)
+        out.print(table(["kept in another way", "in the file", "in the machine", "why"], rows))
+
+
 def _print(out: Output, made: Quantization, evidence: Evidence, apart: bool) -> None:
+    _print_given(out, made.kept)
+    if not evidence.images:
+        return
     out.print(
         table(
             ["layer", "kind", "SQNR dB", "cosine", "saturated"],
@@ -210,10 +289,11 @@ def _print(out: Output, made: Quantization, evidence: Evidence, apart: bool) -> 
     if evidence.decisions:
         share = evidence.flips / evidence.decisions
         out.print(f"Routing flips: {evidence.flips} of {evidence.decisions} decisions ({share:.2%}).")
-    out.print(
-        f"Residual stream: rounding to int16 leaves {made.residual_sqnr_db:.1f} dB at worst "
-        f"({RESIDUAL_SQNR_MIN:.0f} needed)."
-    )
+    if made.residual_sqnr_db is not None:
+        out.print(
+            f"Residual stream: rounding to int16 leaves {made.residual_sqnr_db:.1f} dB at worst "
+            f"({RESIDUAL_SQNR_MIN:.0f} needed)."
+        )
 
 
 def _weak(layers: tuple[LayerReport, ...]) -> list[str]:

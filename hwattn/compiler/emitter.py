@@ -8,6 +8,7 @@ import numpy as np
 
 from hwattn.compiler.layout import RowLayout, ceil_div, int16_words, split_evenly
 from hwattn.compiler.memory import ReadOnlyMemory, require
+from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import Scaling
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Fetch, Format, Instruction, Load, Matmul, Memory, Post, Stage2
@@ -43,6 +44,19 @@ class Expert:
     def fields(self) -> dict[str, int]:
         """Return the fields of a predicated instruction."""
         return {"expert_enable": 1, "meta": self.meta, "first": self.first}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tile's rows along the features, that fits a slot: its LOAD, without slot.
+
+    With `low` it holds the low digits of the 16-bit rows whose high digits the piece before it holds: their products are added
+    shifted right by 8 bits.
+    """
+
+    load: Load
+    low: bool = False
+    unsigned: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,13 +215,32 @@ class Emitter:
             (token, min(self.config.rows, stop - token)) for token in range(start, stop, self.config.rows)
         ]
 
-    def load_tile(self, place: Place, token: int, rows: int, words: int) -> list[Load]:
-        """Return the LOADs of int8 rows of `words` words, one for each piece that fits a slot, without slots."""
+    def load_tile(
+        self, place: Place, token: int, rows: int, words: int, form: Form = Form.ROWS
+    ) -> list[Piece]:
+        """Return the pieces of rows of `words` int8 words, each of which fits a slot; of 16-bit rows the high digits, then the low ones.
+
+        In form WIDE a row is the words of low digits, then those of high digits; in form INT16 they alternate, and the low ones are
+        unsigned.
+        """
         lanes = self.config.lanes
-        return [
-            self.load_rows((place.address(token) + offset) * lanes, place.stride * lanes, rows, length)
-            for offset, length in split_evenly(words, self.config.row_words, 1)
-        ]
+        pieces = []
+        for offset, length in split_evenly(words, self.config.row_words, 1):
+
+            def load(first: int, step: int = 1, length: int = length) -> Load:
+                base = (place.address(token) + first) * lanes
+                row = self.load_rows(base, place.stride * lanes, rows, length)
+                return replace(row, n0=1, n1=length, stride1=step * lanes) if step > 1 else row
+
+            match form:
+                case Form.WIDE:
+                    pieces += [Piece(load(words + offset)), Piece(load(offset), low=True)]
+                case Form.INT16:
+                    pieces.append(Piece(load(2 * offset + 1, 2)))
+                    pieces.append(Piece(load(2 * offset, 2), low=True, unsigned=True))
+                case _:
+                    pieces.append(Piece(load(offset)))
+        return pieces
 
     def load_rows(self, base: int, row_stride: int, rows: int, words: int) -> Load:
         """Return the LOAD of `words` words each of rows `row_stride` bytes apart, without slot."""
@@ -224,42 +257,40 @@ class Emitter:
             n2=1,
         )
 
-    def operand(self, loads: list[Load]) -> Operand:
-        """Return a tile's resident operand, whose pieces are loaded when they are first used.
-
-        Parameters
-        ----------
-        loads : list of Load
-            The pieces along the features, each at most a slot, without slot numbers.
-        """
-        return Operand(self, loads)
+    def operand(self, pieces: list[Piece]) -> Operand:
+        """Return a tile's resident operand, whose pieces are loaded when they are first used."""
+        return Operand(self, pieces)
 
     def matmul(self, operand: Operand, weights: Weights, expert: Expert | None = None) -> int:
         """Multiply a tile by rows of weights that `fetch` returned; return the first accumulator column.
 
-        Rows that do not fit a slot are cut along the features, and the partial sums accumulated.
+        Rows that do not fit a slot are cut along the features, and the partial sums accumulated. Low digits meet the same weights
+        as the high digits before them.
         """
         bank = self.next_bank()
-        offset = 0
-        for index, load in enumerate(operand.loads):
+        start = offset = 0
+        for index, piece in enumerate(operand.pieces):
             slot = operand.slot(index)
+            if not piece.low:
+                start, offset = offset, offset + piece.load.words
             self.emit(
                 Matmul(
                     slot=slot,
-                    words=load.words,
+                    resident_unsigned=int(piece.unsigned),
+                    words=piece.load.words,
                     memory=Memory.WEIGHT,
-                    base=weights.base + offset,
+                    base=weights.base + start,
                     expert_stride=weights.expert_stride,
                     n0=weights.rows,
                     stride0=weights.words,
                     n1=1,
                     acc_base=bank,
                     accumulate=int(index > 0),
+                    low_pass=int(piece.low),
                     **(expert.fields if expert else {}),
                 ),
                 weights.chunk,
             )
-            offset += load.words
         return bank
 
     def column_chunks(
@@ -313,15 +344,15 @@ class Emitter:
 class Operand:
     """A tile's resident operand: pieces along the features, loaded when first used and kept where the slots suffice."""
 
-    def __init__(self, emitter: Emitter, loads: list[Load]) -> None:
-        self.loads = loads
+    def __init__(self, emitter: Emitter, pieces: list[Piece]) -> None:
+        self.pieces = pieces
         self._emitter = emitter
         self._kept: dict[int, int] = {}
-        self._keep = len(loads) <= max(1, emitter.config.row_slots // 2)
+        self._keep = len(pieces) <= max(1, emitter.config.row_slots // 2)
 
     def slot(self, index: int) -> int:
         """Return the slot of piece `index`, after a LOAD if it is not there."""
         if index not in self._kept or not self._keep:
             self._kept[index] = self._emitter.next_slot()
-            self._emitter.emit(replace(self.loads[index], slot=self._kept[index]))
+            self._emitter.emit(replace(self.pieces[index].load, slot=self._kept[index]))
         return self._kept[index]

@@ -27,7 +27,7 @@ class Form(Enum):
 
     ROWS = "int8, a token after the other"
     COLUMNS = "int8, a feature after the other (V^T)"
-    WIDE = "gate digits, a token after the other"
+    WIDE = "16 bits in two digits, a token after the other"
     INT16 = "int16, a token after the other"
 
 
@@ -67,6 +67,8 @@ class Plan:
     residual : set of str
         Tensors of the residual stream.
     steps : list of Step
+    sixteen : set of str
+        Results of attentions and linear layers that are stored in 16 bits for the layers that read them.
     """
 
     model: QuantizedModel
@@ -79,8 +81,17 @@ class Plan:
     groups: dict[str, int] = field(default_factory=dict)
     residual: set[str] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
+    sixteen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.sixteen = self.model.sixteen_bits()
+        for name in sorted(self.sixteen):
+            if not isinstance(self.model.by_name.get(name), QuantizedLinear | QuantizedAttention):
+                raise RefusedError(
+                    f"a layer that reads 16 bits of {name}, which is an embedding or the image",
+                    "a LayerNorm, an attention or a linear layer there",
+                    "let the layer read 8 bits",
+                )
         self._shapes()
         self._demands()
         self._find_forms()
@@ -107,6 +118,21 @@ class Plan:
                 "quantize the model again",
             )
         return float(scale.flat[0])
+
+    def stored_scale(self, name: str) -> float:
+        """Return the real value of one integer of a tensor as its producer writes it for other layers."""
+        return self.scale(name) / (256 if name in self.sixteen else 1)
+
+    def operand_form(self, name: str, bits: int) -> Form:
+        """Return the form in which a layer reads so many bits of a tensor."""
+        if bits == 8:
+            return Form.ROWS
+        return Form.INT16 if self.source(name) in self.sixteen else Form.WIDE
+
+    def stride(self, name: str, form: Form) -> int:
+        """Words from one token of a tensor to the next, in every form but COLUMNS."""
+        words = self.layout(name).words
+        return words if form is Form.ROWS else 2 * words
 
     def root(self, name: str) -> tuple[str, int]:
         """Follow Rows to the tensor that is stored, and return its name and the first token."""
@@ -248,12 +274,14 @@ class Plan:
                 for name, form in zip(node.inputs, (Form.ROWS, Form.ROWS, Form.COLUMNS), strict=True):
                     self._need_form(name, form, self.features[name] // node.heads)
                 self.groups[node.name] = head_dim
+            elif isinstance(node, QuantizedLayerNorm):
+                self._need_form(node.name, Form.ROWS)
             elif isinstance(node, QuantizedLinear):
-                self._need_form(node.inputs[0], Form.ROWS)
+                self._need_form(node.inputs[0], self.operand_form(node.inputs[0], node.input_bits))
                 if node.name in self.residual:
                     self._need_form(node.name, Form.INT16)
             elif isinstance(node, QuantizedMixture):
-                self._need_form(node.inputs[0], Form.ROWS)
+                self._need_form(node.inputs[0], self.operand_form(node.inputs[0], node.input_bits))
                 self._need_form(node.inputs[0], Form.WIDE)
         for _, name in self.outputs():
             self._need_form(name, Form.INT16)
@@ -322,6 +350,7 @@ class Plan:
             for other in self.model.nodes
             if isinstance(other, QuantizedLinear)
             and other.inputs == node.inputs
+            and other.input_bits == node.input_bits
             and self.needed.get(other.name) == self.needed[node.name]
             and free(other)
         ]

@@ -114,6 +114,11 @@ def row_scaling(value_scale: float, result_scale: float, keys: int, where: str) 
     return Scaling(math.floor(factor * 2.0**largest + 0.5), largest)
 
 
+def resident_limit(bits: int) -> int:
+    """Largest magnitude of a resident operand of 8 or 16 bits; the low digit of 16 adds less than one to the high digit."""
+    return 128 if bits == 8 else 129
+
+
 def check_accumulators(weight: Int64, bias: Int64, limit: int, where: str) -> None:
     """Prove that no accumulator can overflow.
 
@@ -123,7 +128,7 @@ def check_accumulators(weight: Int64, bias: Int64, limit: int, where: str) -> No
         Streamed rows.
     bias : ndarray of int64, shape (out,)
     limit : int
-        Largest magnitude of a resident operand (128 for int8, 255 for uint8).
+        Largest magnitude of a resident operand: of `resident_limit`, or 255 for uint8.
     where : str
         Node, for the message.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hwattn.compiler.emitter import Emitter, Place
-from hwattn.compiler.layout import ceil_div, int16_words
+from hwattn.compiler.layout import ceil_div
 from hwattn.compiler.lowering.attention import lower_attention
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.embedding import lower_patch_embed
@@ -112,6 +112,8 @@ class SpilledLowering:
         """Find what a step reads and writes."""
         node, plan = step.nodes[0], self.plan
         form = Form.INT16 if isinstance(node, QuantizedLayerNorm) else Form.ROWS
+        if isinstance(node, QuantizedLinear):
+            form = plan.operand_form(node.inputs[0], node.input_bits)
         inputs = [] if isinstance(node, QuantizedPatchEmbed) else [(node.inputs[0], form)]
         reads = {}
         for name, wanted in inputs:
@@ -137,9 +139,7 @@ class SpilledLowering:
         name, form = tensor
         if form is Form.COLUMNS:
             return ceil_div(self.plan.rows[name], self.lanes)
-        if form is Form.INT16:
-            return int16_words(self.plan.features[name], self.lanes)
-        return self.plan.layout(name).words
+        return self.plan.stride(name, form)
 
     def _words(self, tensor: Tensor, tokens: int) -> int:
         """Words of so many tokens of a tensor in a buffer."""

@@ -155,10 +155,7 @@ class TaskLowering:
         if form is Form.COLUMNS:
             stride = ceil_div(stop - start, self.lanes)
             return stride, stride * self.plan.features[name]
-        words = self.plan.layout(name).words
-        stride = {Form.ROWS: words, Form.WIDE: 2 * words}.get(
-            form, int16_words(self.plan.features[name], self.lanes)
-        )
+        stride = self.plan.stride(name, form)
         return stride, stride * (stop - start)
 
     def _stored(self) -> list[tuple[int, str, Form]]:
@@ -175,8 +172,8 @@ class TaskLowering:
                 if not forms <= allowed or (Form.INT16 in forms and len(forms) > 1):
                     raise RefusedError(
                         f"{node.name} is needed as {' and as '.join(sorted(form.value for form in forms))}",
-                        f"{' or '.join(sorted(form.value for form in allowed))}, an output only as int16",
-                        "take outputs from linear layers that nothing else reads",
+                        f"{' or '.join(sorted(form.value for form in allowed))}, as int16 alone",
+                        "take outputs from linear layers that nothing else reads, and let all readers of a tensor read 16 bits",
                     )
                 found += [(index, node.name, form) for form in sorted(forms, key=lambda one: one.name)]
         return found
@@ -244,7 +241,7 @@ def _forms_of(node: object) -> set[Form]:
         return {Form.ROWS, Form.COLUMNS, Form.INT16}
     if isinstance(node, QuantizedLayerNorm):
         return {Form.ROWS, Form.WIDE}
-    return {Form.ROWS}
+    return {Form.ROWS, Form.INT16}
 
 
 def output_ports(context: Context) -> list[OutputPort]:

@@ -31,7 +31,7 @@ from hwattn.spec.quantized import (
 FORMAT = "hwattn-quantized-model"
 """The one key of the safetensors metadata; its value is JSON with the version and the model."""
 
-VERSION = 2
+VERSION = 3
 """Version of the layout; a reader accepts its own version only."""
 
 _KINDS: dict[str, type[Any]] = {

@@ -2,7 +2,10 @@
 
 A tensor's scale is a float64 array of shape (1,), or (heads,) for the query, key and value of an attention,
 where features ``h * head_dim`` to ``(h + 1) * head_dim - 1`` belong to head h. real = integer * scale. Activations are int8, except the residual
-stream, the results of linear layers that are added to it, and model outputs: int16. The whole residual stream has one scale.
+stream, the results of linear layers that are added to it, and model outputs: int16. Tensors of the residual stream that are
+added to each other have one scale: a pre-norm encoder has one in all, a post-norm encoder one for each block. A layer that
+reads its input in 16 bits (`input_bits`) reads integers at 1/256 of the tensor's scale: the wide copy of a LayerNorm, or
+the result of an attention or a linear layer, which then is stored in 16 bits alone.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.spec.graph import Node, Output
+from hwattn.spec.graph import Node, Output, Rows
 from hwattn.spec.host import HostPart
 
 Int8 = NDArray[np.int8]
@@ -49,7 +52,7 @@ class QuantizedLayerNorm(Node):
     """LayerNorm; ``(z * gamma + beta) >> shift`` with ``gamma`` int16 (dim,) and ``beta`` int32 (dim,).
 
     `epsilon` is the integer added to D*SS - S^2: round(eps * D^2 / s_residual^2), at least 1. With `wide`, a
-    16-bit copy at 1/256 of the result's scale goes to a gate.
+    16-bit copy at 1/256 of the result's scale goes to a gate and to layers that read 16 bits.
     """
 
     gamma: Int16
@@ -61,10 +64,11 @@ class QuantizedLayerNorm(Node):
 
 @dataclass(frozen=True)
 class QuantizedLinear(Node):
-    """A linear layer and its activation (a name of ``spec.tables.ACTIVATIONS``) or None."""
+    """A linear layer and its activation (a name of ``spec.tables.ACTIVATIONS``) or None; it reads `input_bits` bits, 8 or 16."""
 
     matrix: QuantizedMatrix
     activation: str | None
+    input_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class QuantizedMixture(Node):
 
     The gate's operand is the wide copy of the LayerNorm that is the node's input; the bias is at
     ``wide scale * gate_scale`` and fits 48 bits. All experts share ``hidden_scale``, the scale of their int8 hidden
-    activations: an instruction's second scaling is the same whichever expert it runs for.
+    activations: an instruction's second scaling is the same whichever expert it runs for. fc1 reads `input_bits` bits, fc2
+    `hidden_bits`; 16 of the hidden activations are at ``hidden_scale / 256``.
     """
 
     experts: tuple[QuantizedExpert, ...]
@@ -102,6 +107,8 @@ class QuantizedMixture(Node):
     gate_bias: NDArray[np.int64]
     k: int
     renormalize: bool
+    input_bits: int = 8
+    hidden_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -128,3 +135,20 @@ class QuantizedModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
+
+    def root(self, name: str) -> str:
+        """Name of the tensor that `name` holds tokens of: itself, or what its `Rows` are taken from."""
+        node = self.by_name.get(name)
+        while isinstance(node, Rows):
+            name = node.inputs[0]
+            node = self.by_name.get(name)
+        return name
+
+    def sixteen_bits(self) -> set[str]:
+        """Results of attentions and linear layers that are stored in 16 bits, at 1/256 of their scale, for the layers that read them."""
+        read = {
+            self.root(node.inputs[0])
+            for node in self.nodes
+            if isinstance(node, QuantizedLinear) and node.input_bits == 16
+        }
+        return {name for name in read if not isinstance(self.by_name.get(name), QuantizedLayerNorm)}

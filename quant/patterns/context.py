@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from hwattn.quant.host import open_session
-from hwattn.quant.onnx_values import Activation, Base, Foreign, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_values import (
+    Activation,
+    Base,
+    Foreign,
+    Grid,
+    Index,
+    Known,
+    Quantized,
+    Refusal,
+    Scores,
+    Value,
+)
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of a tensor: their indices are int32."""
@@ -33,6 +44,11 @@ class Context:
         Number of tasks.
     opset : int
         Version of the ONNX operator set.
+
+    Attributes
+    ----------
+    roundings : list of (Value, Grid)
+        Values that the file rounds with QuantizeLinear and DequantizeLinear, in its order.
     """
 
     def __init__(self, batch: int, tasks: int, opset: int) -> None:
@@ -42,6 +58,7 @@ class Context:
         self.node = -1
         self.bases: list[Base] = []
         self.made_by: dict[int, int] = {}
+        self.roundings: list[tuple[Value, Grid]] = []
         self._cache: dict[tuple[object, ...], Base] = {}
 
     def new(self, kind: type[B], **fields: Any) -> B:
@@ -58,6 +75,21 @@ class Context:
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]  # type: ignore[return-value]
+
+    def made(self, key: tuple[object, ...]) -> Base | None:
+        """The base of that key, where `once` has made it."""
+        return self._cache.get(key)
+
+    def parts(self) -> dict[int, tuple[int, Index | None]]:
+        """By the order of a base that is a part of another: the other's order, and its features there (None for all)."""
+        found: dict[int, tuple[int, Index | None]] = {}
+        for key, base in self._cache.items():
+            match key:
+                case "features", int() as order, bytes() as features:
+                    found[base.order] = order, np.frombuffer(features, np.int32)
+                case "rows", int() as order, *_:
+                    found[base.order] = order, None
+        return found
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
         """Evaluate one node on arrays; an input that is not there is None."""
@@ -123,6 +155,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 def shape_of(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a value, where it has one."""
+    if isinstance(value, Quantized):
+        return shape_of(value.of)
     if isinstance(value, Known):
         return value.arrays[0].shape
     if isinstance(value, Foreign):

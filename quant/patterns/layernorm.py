@@ -23,14 +23,14 @@ def layer_normalization(context: Context, node: onnx.NodeProto, inputs: list[Val
         raise Refusal("LayerNormalization with mean or deviation as results", "use only its first result")
     gamma = np.asarray(context.constant(inputs[1], "its scale"), np.float32)
     beta = inputs[2] if len(inputs) > 2 else None
-    shift = (
-        np.zeros_like(gamma) if beta is None else np.asarray(context.constant(beta, "its bias"), np.float32)
-    )
+    shift = np.zeros_like(gamma) if beta is None else context.constant(beta, "its bias")
+    # dequantized constants that float32 does not hold are float64
+    shift = np.asarray(shift, np.promote_types(shift.dtype, np.float32))
     return [normalize(context, x, float(attribute(node, "epsilon", 1e-5)), gamma, shift)]
 
 
 def normalize(
-    context: Context, x: Activation, epsilon: float, gamma: NDArray[np.float32], beta: NDArray[np.float32]
+    context: Context, x: Activation, epsilon: float, gamma: NDArray[np.floating], beta: NDArray[np.floating]
 ) -> Activation:
     """LayerNorm of a tensor of tokens; `gamma` and `beta` broadcast to (features,)."""
     tokens = tokens_of(context, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from hwattn.quant.onnx_values import (
     Known,
     LinearBase,
     Refusal,
+    Steps,
     Value,
 )
 from hwattn.quant.patterns.context import Context, attribute
@@ -34,7 +37,7 @@ def linear(context: Context, x: Activation, weight: Known) -> Activation:
     if isinstance(x.base, ImageBase):
         if len(matrices) > 1:
             raise Refusal("a patch embedding that depends on the task", "use one for all tasks")
-        return _embed(context, x, matrices[0])
+        return _embed(context, x, Known((matrices[0],), tuple(s.reshape(shape[-2:]).T for s in weight.steps)))
     tokens = tokens_of(context, x)
     matrix = np.stack(matrices) if len(matrices) > 1 else matrices[0]
     base = context.new(
@@ -44,8 +47,18 @@ def linear(context: Context, x: Activation, weight: Known) -> Activation:
         source=tokens.base,
         weight=matrix,
         bias=np.zeros(matrix.shape[:-1], np.float32),
+        step=row_steps([step.reshape(shape[-2:]).T for step in weight.steps]),
     )
     return tokenwise(context, base, tokens)
+
+
+def row_steps(steps: Sequence[Steps]) -> Steps | None:
+    """What each row (first axis) is a multiple of, where that is one number for every row and the same for all tasks."""
+    rows = [step.reshape(len(step), -1) for step in steps]
+    if not rows or any(not np.array_equal(step, rows[0]) for step in rows[1:]):
+        return None
+    first = rows[0][:, :1]
+    return first[:, 0].copy() if (rows[0] == first).all() else None
 
 
 def gemm(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -62,8 +75,13 @@ def gemm(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         x = Activation(x.base, index.shape, index, x.curve, None if x.offset is None else x.offset.T, x.node)
     alpha, beta = np.float32(attribute(node, "alpha", 1.0)), np.float32(attribute(node, "beta", 1.0))
     transposed = bool(attribute(node, "transB", 0))
-    arrays = tuple(np.asarray(a.T if transposed else a) for a in weight.arrays)
-    y = linear(context, x, Known(tuple(a if alpha == 1 else np.multiply(a, alpha) for a in arrays)))
+    arrays, steps = (
+        tuple(np.asarray(a.T if transposed else a) for a in each) for each in (weight.arrays, weight.steps)
+    )
+    if alpha != 1:
+        arrays = tuple(np.multiply(a, alpha) for a in arrays)
+        steps = tuple(np.abs(step * alpha) for step in steps)
+    y = linear(context, x, Known(arrays, steps))
     if bias is None:
         return [y]
     if not isinstance(bias, Known):
@@ -106,7 +124,8 @@ def conv(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         )
     bias = np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias, np.float32)
     high, wide = image.height // kernel[0], image.width // kernel[1]
-    base = patch_projection(context, image, weight, bias, high * wide)
+    step = row_steps(inputs[1].steps) if isinstance(inputs[1], Known) else None
+    base = patch_projection(context, image, weight, bias, high * wide, step)
     index = (
         context.whole(base).full_index().transpose(0, 2, 1).reshape(context.batch, len(weight), high, wide)
     )
@@ -114,16 +133,24 @@ def conv(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
 
 
 def patch_projection(
-    context: Context, image: ImageBase, weight: NDArray[np.float32], bias: NDArray[np.float32], patches: int
+    context: Context,
+    image: ImageBase,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    patches: int,
+    step: Steps | None,
 ) -> ConvBase:
     """The projection of patches, with the normalization of the image folded in."""
     bias = bias + np.einsum("ochw,c->o", weight, image.offset)
+    if (image.gain != image.gain[0]).any():
+        step = None
     return context.new(
         ConvBase,
         tokens=patches,
         features=len(weight),
         weight=np.asarray(weight * image.gain[None, :, None, None], np.float32),
         bias=np.asarray(bias, np.float32),
+        step=None if step is None else np.abs(step * image.gain[0]),
     )
 
 
@@ -134,8 +161,9 @@ def image_index(batch: int, image: ImageBase) -> NDArray[np.int32]:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-def _embed(context: Context, x: Activation, matrix: NDArray[np.float32]) -> Activation:
-    """A linear layer on flattened patches of the image."""
+def _embed(context: Context, x: Activation, constant: Known) -> Activation:
+    """A linear layer (out, in) on flattened patches of the image."""
+    matrix = np.asarray(constant.array, np.float32)
     x = settle_curve(context, x)
     image = x.base
     if not isinstance(image, ImageBase) or x.offset is not None:
@@ -161,6 +189,6 @@ def _embed(context: Context, x: Activation, matrix: NDArray[np.float32]) -> Acti
         )
     weight[:, channel[0], down[0], right[0]] = matrix
     bias = np.zeros(len(matrix), np.float32)
-    base = patch_projection(context, image, weight, bias, high * wide)
+    base = patch_projection(context, image, weight, bias, high * wide, row_steps(constant.steps))
     whole = context.whole(base).full_index().reshape(*x.shape[:-1], base.features)
     return Activation(base, whole.shape, whole, node=context.node)

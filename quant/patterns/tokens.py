@@ -20,6 +20,7 @@ from hwattn.quant.onnx_values import (
     PatchBase,
     Refusal,
     RowsBase,
+    Steps,
 )
 from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.pointwise import affine, recognize
@@ -153,6 +154,7 @@ def settle_curve(context: Context, x: Activation) -> Activation:
             weight=base.weight,
             bias=base.bias,
             activation=name,
+            step=base.step,
         ),
     )
     return Activation(activated, x.shape, x.index, node=x.node)
@@ -180,7 +182,12 @@ def fold(
                 weight = np.broadcast_to(weight, (*bias.shape, weight.shape[-1]))
                 bias = np.broadcast_to(bias, weight.shape[:-1])
                 return context.new(
-                    LinearBase, **same, source=base.source, weight=_f32(weight), bias=_f32(bias)
+                    LinearBase,
+                    **same,
+                    source=base.source,
+                    weight=_f32(weight),
+                    bias=_f32(bias),
+                    step=_steps(base.step, gain),
                 )
             case NormBase():
                 return context.new(
@@ -197,6 +204,7 @@ def fold(
                     **same,
                     weight=_f32(base.weight * gain[:, None, None, None]),
                     bias=_f32(base.bias * gain + offset),
+                    step=_steps(base.step, gain),
                 )
             case ImageBase():
                 return context.new(
@@ -224,6 +232,7 @@ def select_features(context: Context, base: Base, features: Index) -> Base:
             f"features of {describe(base)} are taken apart or reordered",
             "split or reorder only the result of a linear layer",
         )
+    features = features.astype(np.int32)
     return context.once(
         ("features", base.order, features.tobytes()),
         lambda: context.new(
@@ -235,6 +244,7 @@ def select_features(context: Context, base: Base, features: Index) -> Base:
             weight=base.weight[..., features, :],
             bias=base.bias[..., features],
             activation=base.activation,
+            step=None if base.step is None else base.step[features],
         ),
     )
 
@@ -271,6 +281,7 @@ def rows_of(context: Context, base: Base, start: int, stop: int) -> Base:
                 weight=base.weight,
                 bias=base.bias,
                 activation=base.activation,
+                step=base.step,
             ),
         )
     return context.once(
@@ -340,6 +351,11 @@ def describe(base: Base) -> str:
     return {"AttentionBase": "attention", "AddBase": "a residual addition", "RowsBase": "a range of tokens"}[
         type(base).__name__
     ]
+
+
+def _steps(step: Steps | None, gain: Vector) -> Steps | None:
+    """What rows are multiples of after a gain for each of them."""
+    return None if step is None or gain.ndim != 1 else np.abs(step * gain)
 
 
 def _f32(x: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from hwattn.quant.onnx_values import Activation, Float, Index, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_values import Activation, ConvBase, Float, Index, Known, Refusal, Scores, Value
 from hwattn.quant.patterns.context import Context, attribute
 
 VIEWS = frozenset(
@@ -41,6 +41,21 @@ def view(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         )
         for i, part in enumerate(index)
     ]
+
+
+def pad(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """Zeros before and behind patches: room for constant tokens."""
+    x, pads, value, axes = (*inputs, None, None, None)[:4]
+    plain = attribute(node, "mode", b"constant") == b"constant" and axes is None
+    filled = 0 if value is None else value.scalar if isinstance(value, Known) else None
+    if not isinstance(x, Activation) or not isinstance(x.base, ConvBase) or not plain or filled != 0:
+        raise Refusal("Pad of something else than patches with zeros", "concatenate constant tokens instead")
+    widths = np.ravel(context.constant(pads, "its pads")).astype(np.int64).reshape(2, -1).T
+    if (widths < 0).any() or len(widths) != len(x.shape):
+        raise Refusal(f"Pad by {widths.T.tolist()}", "pad every axis by at least zero")
+    index = np.pad(x.full_index(), widths, constant_values=-1)
+    offset = np.zeros(index.shape, np.float32) if x.offset is None else np.pad(x.offset, widths)
+    return [Activation(x.base, index.shape, index, x.curve, offset, context.node)]
 
 
 def _unless_whole(context: Context, x: Activation, index: Index) -> Index | None:

@@ -16,6 +16,7 @@ from hwattn.cli import models
 from hwattn.cli.main import main
 from hwattn.cli.models import file_digest, resolve_model
 from hwattn.models import find_workload
+from hwattn.quant.precision import in_sixteen
 from hwattn.spec.cache import CACHE_VARIABLE
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.hwq import load_model, save_model
@@ -120,7 +121,7 @@ def test_quantized_once_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     first = resolve_model("digits")
     assert [path.name for path in (cache / "own" / "quantized").glob("*/*")] == ["model.hwq"]
 
-    def never(*arguments: Any) -> None:
+    def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("quantized twice")
 
     monkeypatch.setattr(models, "quantize", never)
@@ -135,3 +136,44 @@ def test_a_damaged_file_beside_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "d.hwq").write_bytes((tmp_path / "d.hwq").read_bytes()[:500])
     with pytest.raises(RefusedError, match="is no .hwq file"):
         resolve_model(str(tmp_path / "d.hwq"))
+
+
+def test_a_quantized_file_needs_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, target = tmp_path / "d.qdq.onnx", tmp_path / "d.hwq"
+    assert main(["export", "digits", "-o", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["quantize", str(file), "-o", str(target), "--json"]) == 0
+    written = capsys.readouterr()
+    document = json.loads(written.out)
+    assert "nothing is measured without images" in written.err
+    assert document["given"]["changed"] == [] and document["given"]["weights"] > 30
+    assert document["calibration_images"] == document["measured_images"] == 0
+    before, after = resolve_model("digits").model, load_model(target)
+    for one, other in zip(before.nodes, after.nodes, strict=True):
+        assert type(one) is type(other)
+        if hasattr(one, "matrix"):
+            np.testing.assert_array_equal(one.matrix.weight, other.matrix.weight)
+            np.testing.assert_array_equal(one.matrix.bias, other.matrix.bias)
+    assert len(resolve_model(str(file)).model.nodes) == len(after.nodes)
+    images = DIGITS.test_set()["image"][:32]
+    np.savez(tmp_path / "x.npz", image=images)
+    assert main(["quantize", str(file), "--data", str(tmp_path / "x.npz"), "-o", str(target)]) == 0
+    text = capsys.readouterr().out
+    assert "scales of tensors" in text and "Measured on 32 of images" in text and "scales of the file" in text
+    assert main(["quantize", str(file), "--html", str(tmp_path / "r.html"), "-o", str(target)]) == 2
+    assert "--html without images" in capsys.readouterr().err
+
+
+def test_precision_and_budget(stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.yaml").write_text("blocks.0.mlp.fc2: 16\nblocks.1.moe.fc?: 8\n")
+    arguments = ["quantize", str(stranger / "mine.onnx"), "--calibration", str(stranger / "x.npz")]
+    arguments += ["-o", str(tmp_path / "m.hwq"), "--precision", str(tmp_path / "p.yaml"), "--budget", "3"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["precision"]
+    chosen = {name for choice in found["choices"] for name in choice["layers"]}
+    assert set(found["sixteen"]) >= chosen | {"blocks.0.mlp.fc2"} and "blocks.1.moe.fc2" not in found["sixteen"]
+    assert 0 < sum(choice["macs"] for choice in found["choices"]) <= 0.03 < found["second_passes"]
+    assert in_sixteen(load_model(tmp_path / "m.hwq")) == tuple(found["sixteen"])
+    assert main(arguments) == 0
+    assert "more multiply-accumulates of 3% allowed" in capsys.readouterr().out
+    assert main([*arguments, "--budget", "x"]) == 2

@@ -44,6 +44,7 @@ class GraphReference:
         self.wide: dict[str, Int64] = {}
         self.added = {name for node in model.nodes if isinstance(node, Add) for name in node.inputs}
         self.outputs = {output.tensor for output in model.outputs}
+        self.sixteen = model.sixteen_bits()
 
     def scale(self, name: str) -> float:
         (scale,) = self.model.scales[name]
@@ -66,7 +67,8 @@ class GraphReference:
                     )
                     self.values[node.name], self.wide[node.name] = out8, wide
                 case QuantizedLinear():
-                    self.values[node.name] = self.linear(node, operands[0])
+                    x = self.operand(node.inputs[0], node.input_bits)
+                    self.values[node.name] = self.linear(node, x)
                 case QuantizedAttention():
                     self.values[node.name] = self.attention(node, *operands)
                 case QuantizedMixture():
@@ -75,10 +77,16 @@ class GraphReference:
                     self.values[node.name] = self.add(node)
                 case Rows():
                     self.values[node.name] = operands[0][:, node.start : node.stop]
+                    if node.inputs[0] in self.wide:
+                        self.wide[node.name] = self.wide[node.inputs[0]][:, node.start : node.stop]
         return self.values
 
-    def product(self, matrix: QuantizedMatrix, x: Int64) -> Int64:
-        return x @ matrix.weight.T.astype(np.int64) + matrix.bias
+    def operand(self, name: str, bits: int) -> Int64:
+        return self.wide[name] if bits == 16 and name in self.wide else self.values[name]
+
+    def product(self, matrix: QuantizedMatrix, x: Int64, bits: int = 8) -> Int64:
+        dot = x @ matrix.weight.T.astype(np.int64)
+        return (dot if bits == 8 else round_shift(dot, 8)) + matrix.bias
 
     def scaled(self, acc: Int64, factors: NDArray[np.float64], bits: int) -> Int64:
         pairs = [quantize_multiplier(float(factor)) for factor in factors]
@@ -102,8 +110,9 @@ class GraphReference:
         scales = np.repeat(
             self.model.scales[node.name], len(node.matrix.bias) // len(self.model.scales[node.name])
         )
-        bits = 16 if node.name in self.added | self.outputs else 8
-        acc = self.product(node.matrix, x)
+        bits = 16 if node.name in self.added | self.outputs | self.sixteen else 8
+        scales = scales / (256 if node.name in self.sixteen else 1)
+        acc = self.product(node.matrix, x, node.input_bits)
         factors = self.scale(node.inputs[0]) * node.matrix.scale
         if node.activation is None:
             return saturate(self.scaled(acc, factors / scales, 16), bits)
@@ -141,10 +150,12 @@ class GraphReference:
                 else:
                     upper, lower = (digits.astype(np.int64) for digits in high_low(made.p16))
                     acc = acc + upper @ v[:, part] + round_shift(lower @ v[:, part], 8)
-            constants = quantize_multiplier(256 * float(scales[2][head]) / self.scale(node.name))
+            wide = node.name in self.sixteen
+            result = self.scale(node.name) / (256 if wide else 1)
+            constants = quantize_multiplier(256 * float(scales[2][head]) / result)
             multiplier, shift = reciprocal(total, *constants)
             mixed = requantize(acc, multiplier[..., None], shift[..., None], 16)
-            out[..., head * width : (head + 1) * width] = saturate(mixed, 8)
+            out[..., head * width : (head + 1) * width] = saturate(mixed, 16 if wide else 8)
         return out
 
     def add(self, node: Add) -> Int64:
@@ -160,7 +171,7 @@ class GraphReference:
 
     def mixture(self, node: QuantizedMixture, residual: Int64, residual_scale: float) -> Int64:
         name = node.inputs[0]
-        x, wide, scale = self.values[name], self.wide[name], self.scale(name)
+        x, wide, scale = self.operand(name, node.input_bits), self.wide[name], self.scale(name)
         gate = node.gate_weight[self.task].astype(np.int64)
         score = wide @ gate.T + node.gate_bias[self.task]
         wanted = scale / 256 * node.gate_scale * LOG2E * 256
@@ -169,12 +180,14 @@ class GraphReference:
         chosen, gates = route(score, score_shift, *constants, node.k, node.renormalize)
         for index, expert in enumerate(node.experts):
             image, token, rank = np.nonzero(chosen == index)
-            acc = self.product(expert.fc1, x[image, token])
-            hidden = saturate(
-                self.activated(acc, scale * expert.fc1.scale, node.activation, node.hidden_scale), 8
-            )
+            acc = self.product(expert.fc1, x[image, token], node.input_bits)
+            hidden_scale = node.hidden_scale / (256 if node.hidden_bits == 16 else 1)
+            made = self.activated(acc, scale * expert.fc1.scale, node.activation, hidden_scale)
+            hidden = saturate(made, node.hidden_bits)
             made = self.scaled(
-                self.product(expert.fc2, hidden), node.hidden_scale * expert.fc2.scale / residual_scale, 16
+                self.product(expert.fc2, hidden, node.hidden_bits),
+                node.hidden_scale * expert.fc2.scale / residual_scale,
+                16,
             )
             weighed = stage2_gate(made, gates[image, token, rank][:, None])
             residual[image, token] = saturate(residual[image, token] + weighed, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -158,8 +159,12 @@ def vit(
     renormalize: bool = False,
     tasks: int = 2,
     first: int = 1,
+    bits: int = 8,
 ) -> QuantizedModel:
-    """A ViT whose blocks are dense (d) or mixtures (m): task 0 classifies, the others work on every patch."""
+    """A ViT whose blocks are dense (d) or mixtures (m): task 0 classifies, the others work on every patch.
+
+    With `bits` 16, every linear layer and expert reads 16 bits.
+    """
     build = ModelBuilder(seed, dim, tasks)
     x = build.embed(image, kernel, first)
     tokens = build.nodes[0].init.shape[0]  # type: ignore[attr-defined]
@@ -178,4 +183,22 @@ def vit(
         head = build.linear(f"head{task}", rows, classes, 4 / 32767)
         shape = (classes,) if task == 0 else (stop - start, classes)
         outputs.append(Output(f"out{task}", head, shape, task))
+    if bits == 16:
+        build.nodes = [sixteen(node) for node in build.nodes]
+        # the division by the sum of probabilities ends at 2**15
+        for name in build.scales:
+            if name.endswith(".mix"):
+                build.scales[name] = np.array([6.7 / 127])
     return build.finish(image, outputs)
+
+
+def sixteen(node: Node) -> Node:
+    """A layer that reads 16 bits."""
+    match node:
+        case QuantizedLinear():
+            return dataclasses.replace(node, input_bits=16)
+        case QuantizedMixture():
+            return dataclasses.replace(node, input_bits=16, hidden_bits=16)
+        case QuantizedLayerNorm():
+            return dataclasses.replace(node, wide=True)
+    return node

@@ -51,7 +51,7 @@ def assert_same(first: Program, second: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [{}, {"blocks": "md", "experts": 5, "k": 3}, {"dim": 40, "heads": 5, "p_bits": 16}]
+    "shape", [{}, {"blocks": "md", "experts": 5, "k": 3}, {"dim": 40, "heads": 5, "p_bits": 16, "bits": 16}]
 )
 def test_fetched_weights_give_the_same_results(shape: dict[str, Any]) -> None:
     model = vit(**shape)
@@ -64,12 +64,13 @@ def test_fetched_weights_give_the_same_results(shape: dict[str, Any]) -> None:
     side=st.integers(4, 8),
     heads=st.sampled_from([1, 2]),
     p_bits=st.sampled_from([8, 16]),
+    bits=st.sampled_from([8, 16]),
     act_words=st.sampled_from([128, 256]),
     first=st.integers(0, 2),
     blocks=st.sampled_from(["", "d"]),
 )
 def test_activations_in_external_memory_give_the_same_results(
-    rows: int, side: int, heads: int, p_bits: int, act_words: int, first: int, blocks: str
+    rows: int, side: int, heads: int, p_bits: int, bits: int, act_words: int, first: int, blocks: str
 ) -> None:
     model = vit(
         image=(1, 2 * side, 2 * side),
@@ -78,6 +79,7 @@ def test_activations_in_external_memory_give_the_same_results(
         hidden=24,
         blocks=blocks,
         p_bits=p_bits,
+        bits=bits,
         tasks=1,
         first=max(1, first),
         key_block=32,

@@ -10,7 +10,7 @@ from hwattn.hls.compilation import ap_types_folder
 from hwattn.spec.errors import RefusedError
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "sim" / "model")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "sim" / "model"), str(HERE.parent / "compiler")]
 
 
 def pytest_collection_modifyitems(items):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_models import vit
 
 from hwattn.cli.hls_vectors import attention_cases, output_vectors
 from hwattn.cli.models import resolve_model
@@ -34,6 +35,15 @@ def workload():
 
 
 @pytest.fixture(scope="module")
+def wide_program():
+    """A model whose layers read 16 bits, and an image."""
+    model = vit(dim=24, hidden=40, experts=4, expert_hidden=20, blocks="dm", bits=16, p_bits=16)
+    config = load_preset("digits")
+    images = np.random.default_rng(0).normal(0, 0.8, (1, *model.image_shape)).astype(np.float32)
+    return compile_model(model, config), images
+
+
+@pytest.fixture(scope="module")
 def project(workload, tmp_path_factory):
     program, images = workload
     folder = tmp_path_factory.mktemp("project")
@@ -43,9 +53,10 @@ def project(workload, tmp_path_factory):
     return folder
 
 
-def test_the_machine_after_every_instruction(workload):
+@pytest.mark.parametrize("which", ["workload", "wide_program"])
+def test_the_machine_after_every_instruction(which, request):
     """The whole activation memory equals the model's after each instruction, for both tasks."""
-    program, images = workload
+    program, images = request.getfixturevalue(which)
     machine, executor = CMachine(program.config), Executor(program)
     machine.load(program)
     for task in range(len(program.entries)):

@@ -64,7 +64,9 @@ class AttentionLowering:
         config = self.emitter.config
         query, key, value = node.inputs
         self.query = self.context.place(query, Form.ROWS)
-        self.result: Place = self.context.place(node.name, Form.ROWS)
+        wide = node.name in plan.sixteen
+        self.result_format = Format.INT16 if wide else Format.INT8
+        self.result: Place = self.context.place(node.name, Form.INT16 if wide else Form.ROWS)
         self.result_layout: RowLayout = plan.layout(node.name)
         self.head_dim = plan.features[query] // node.heads
         self.value_dim = plan.features[value] // node.heads
@@ -106,7 +108,8 @@ class AttentionLowering:
 
     def _row_scaling(self, head: int) -> Scaling:
         value_scale = self._scale(self.node.inputs[2], head)
-        return row_scaling(value_scale, self.context.plan.scale(self.node.name), self.keys, self.node.name)
+        result_scale = self.context.plan.stored_scale(self.node.name)
+        return row_scaling(value_scale, result_scale, self.keys, self.node.name)
 
     def lower(self) -> None:
         """Emit S(0), then for each unit S(u+1), the softmax of u+1 and PV(u).
@@ -260,6 +263,9 @@ class AttentionLowering:
             self.emitter.emit(low, stream.chunk)
         if unit.last:
             constants = self.row_scalings[unit.head]
+            word = self.result_layout.word(unit.head * self.value_dim)
+            if self.result_format is Format.INT16:
+                word *= 2
             self.emitter.emit(
                 Post(
                     acc_base=self._bank(False, unit.index),
@@ -269,9 +275,8 @@ class AttentionLowering:
                     state=state,
                     m2=constants.multiplier,
                     s2=constants.shift,
-                    format=Format.INT8,
-                    base=self.result.address(unit.token)
-                    + self.result_layout.word(unit.head * self.value_dim),
+                    format=self.result_format,
+                    base=self.result.address(unit.token) + word,
                     stride=self.result.stride,
                 )
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.compiler.emitter import Sink, Weights
+from hwattn.compiler.emitter import Piece, Sink, Weights
 from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
@@ -23,7 +23,7 @@ COPY_WORDS = 2**16 - 1
 
 
 @dataclass(frozen=True)
-class Piece:
+class Part:
     """A part of the kernel that fits a slot: `channels` from `channel` on, kernel rows from `row` on."""
 
     channel: int
@@ -52,8 +52,8 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     dim, _, kernel_height, kernel_width = node.weight.shape
     _, height, width = plan.model.image_shape
     across, patches = width // kernel_width, (height // kernel_height) * (width // kernel_width)
-    pieces = _pieces(context, node)
-    packed = _pack(node.weight, pieces, lanes)
+    parts = _parts(context, node)
+    packed = _pack(node.weight, parts, lanes)
     factors = node.scale * plan.scale(plan.model.image) / plan.scale(node.name)
     bias = np.zeros(dim, np.int32)
     check_accumulators(node.weight.reshape(dim, -1).astype(np.int64), bias.astype(np.int64), 128, node.name)
@@ -62,25 +62,27 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
     layout = plan.layout(node.name)
 
-    def loads(patch: int, rows: int) -> list[Load]:
+    def loads(patch: int, rows: int) -> list[Piece]:
         return [
-            Load(
-                rows=rows,
-                words=ceil_div(piece.channels * piece.rows * kernel_width, lanes),
-                memory=Memory.ACT,
-                base=context.image * lanes + (piece.channel * height + piece.row) * width,
-                row_stride=kernel_width,
-                row_first=patch,
-                row_wrap=across,
-                row_jump=kernel_height * width,
-                granule=granule,
-                n0=kernel_width >> granule,
-                n1=piece.rows,
-                stride1=width,
-                n2=piece.channels,
-                stride2=height * width,
+            Piece(
+                Load(
+                    rows=rows,
+                    words=ceil_div(part.channels * part.rows * kernel_width, lanes),
+                    memory=Memory.ACT,
+                    base=context.image * lanes + (part.channel * height + part.row) * width,
+                    row_stride=kernel_width,
+                    row_first=patch,
+                    row_wrap=across,
+                    row_jump=kernel_height * width,
+                    granule=granule,
+                    n0=kernel_width >> granule,
+                    n1=part.rows,
+                    stride1=width,
+                    n2=part.channels,
+                    stride2=height * width,
+                )
             )
-            for piece in pieces
+            for part in parts
         ]
 
     def sinks(tile: Tile) -> list[Sink]:
@@ -112,8 +114,8 @@ def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int, span: S
             )
 
 
-def _pieces(context: Context, node: QuantizedPatchEmbed) -> list[Piece]:
-    """Cut the kernel into pieces that fit a slot: whole channels if one fits, else whole kernel rows."""
+def _parts(context: Context, node: QuantizedPatchEmbed) -> list[Part]:
+    """Cut the kernel into parts that fit a slot: whole channels if one fits, else whole kernel rows."""
     _, channels, kernel_height, kernel_width = node.weight.shape
     config = context.emitter.config
     room = config.row_words * config.lanes
@@ -123,23 +125,23 @@ def _pieces(context: Context, node: QuantizedPatchEmbed) -> list[Piece]:
     if kernel_height * kernel_width <= room:
         step = room // (kernel_height * kernel_width)
         return [
-            Piece(first, min(step, channels - first), 0, kernel_height) for first in range(0, channels, step)
+            Part(first, min(step, channels - first), 0, kernel_height) for first in range(0, channels, step)
         ]
     step = room // kernel_width
     return [
-        Piece(channel, 1, row, min(step, kernel_height - row))
+        Part(channel, 1, row, min(step, kernel_height - row))
         for channel in range(channels)
         for row in range(0, kernel_height, step)
     ]
 
 
-def _pack(weight: NDArray[np.int8], pieces: list[Piece], lanes: int) -> NDArray[np.int8]:
-    """Lay out kernel rows as words (dim, words, lanes), each piece padded to whole words."""
+def _pack(weight: NDArray[np.int8], parts: list[Part], lanes: int) -> NDArray[np.int8]:
+    """Lay out kernel rows as words (dim, words, lanes), each part padded to whole words."""
     dim = weight.shape[0]
     packed = []
-    for piece in pieces:
-        part = weight[
-            :, piece.channel : piece.channel + piece.channels, piece.row : piece.row + piece.rows
+    for part in parts:
+        rows = weight[
+            :, part.channel : part.channel + part.channels, part.row : part.row + part.rows
         ].reshape(dim, -1)
-        packed.append(RowLayout(part.shape[1], part.shape[1], lanes).pack(part))
+        packed.append(RowLayout(rows.shape[1], rows.shape[1], lanes).pack(rows))
     return np.concatenate(packed, axis=1)

@@ -11,7 +11,13 @@ from hwattn.compiler.emitter import Sink, Weights
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.plan import Form
-from hwattn.compiler.scales import Float64, activation_scaling, channel_params, check_accumulators
+from hwattn.compiler.scales import (
+    Float64,
+    activation_scaling,
+    channel_params,
+    check_accumulators,
+    resident_limit,
+)
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
 from hwattn.spec.isa import Format
@@ -42,11 +48,13 @@ def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: 
     emitter, plan = context.emitter, context.plan
     source = nodes[0].inputs[0]
     words = plan.layout(plan.source(source)).words
-    place = context.place(source, Form.ROWS)
+    form = plan.operand_form(source, nodes[0].input_bits)
+    place = context.place(source, form)
     jobs = [_prepare(context, node, target) for node in nodes]
     span = context.span(nodes[0].name)
     tiles = [
-        Tile(token, rows, emitter.load_tile(place, token, rows, words)) for token, rows in emitter.tiles(span)
+        Tile(token, rows, emitter.load_tile(place, token, rows, words, form))
+        for token, rows in emitter.tiles(span)
     ]
     products = [Product(job.weights, partial(_sinks, context, job, target), job.node.name) for job in jobs]
     lower_products(emitter, tiles, products)
@@ -75,11 +83,14 @@ def _prepare(context: Context, node: QuantizedLinear, target: Add | None) -> Job
     emitter, plan = context.emitter, context.plan
     source = plan.source(node.inputs[0])
     matrix = node.matrix
-    check_accumulators(matrix.weight.astype(np.int64), matrix.bias.astype(np.int64), 128, node.name)
+    limit = resident_limit(node.input_bits)
+    check_accumulators(matrix.weight.astype(np.int64), matrix.bias.astype(np.int64), limit, node.name)
     packed = plan.layout(source).pack(matrix.weight)
     factors = plan.scale(source) * matrix.scale
     if not node.activation:
         factors = factors / (plan.scale(target.name) if target else result_scales(context, node.name))
+        if node.name in plan.sixteen:
+            factors = factors * 256
     return Job(
         node,
         Weights(emitter.weights.add(packed), len(packed), packed.shape[1]),
@@ -91,7 +102,8 @@ def _sinks(context: Context, job: Job, target: Add | None, tile: Tile) -> list[S
     plan, node, token = context.plan, job.node, tile.token
     second = None
     if node.activation:
-        second = activation_scaling(plan.scale(target.name if target else node.name), node.name)
+        scale = plan.scale(target.name) if target else plan.stored_scale(node.name)
+        second = activation_scaling(scale, node.name)
     if target:
         place = context.place(target.name, Form.INT16)
         forms = [(Format.RESIDUAL, place.address(token), place.stride)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.compiler.emitter import Emitter, Expert, Place, Sink, Weights
+from hwattn.compiler.emitter import Emitter, Expert, Piece, Place, Sink, Weights
 from hwattn.compiler.layout import RowLayout
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
@@ -19,11 +19,12 @@ from hwattn.compiler.scales import (
     activation_scaling,
     channel_params,
     check_accumulators,
+    resident_limit,
     route_scaling,
 )
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
-from hwattn.spec.isa import Format, Load, Route
+from hwattn.spec.isa import Format, Route
 from hwattn.spec.numbers import GATE_LIMIT, signed_digits
 from hwattn.spec.quantized import QuantizedMatrix, QuantizedMixture
 
@@ -58,24 +59,38 @@ class MixtureLowering:
             f"{node.name} may send {self.stop - self.start} tokens to one expert",
         )
         _check_experts(node)
+        self.input_form = plan.operand_form(node.inputs[0], node.input_bits)
+        self.hidden_form = Form.ROWS if node.hidden_bits == 8 else Form.INT16
         self.fc1 = self._layer(
-            [expert.fc1 for expert in node.experts], self.input_layout, plan.scale(self.source), None
+            [expert.fc1 for expert in node.experts],
+            self.input_layout,
+            plan.scale(self.source),
+            None,
+            node.input_bits,
         )
         self.fc2 = self._layer(
             [expert.fc2 for expert in node.experts],
             self.hidden_layout,
             node.hidden_scale,
             plan.scale(target.name),
+            node.hidden_bits,
         )
 
     def _layer(
-        self, matrices: list[QuantizedMatrix], layout: RowLayout, scale: float, result_scale: float | None
+        self,
+        matrices: list[QuantizedMatrix],
+        layout: RowLayout,
+        scale: float,
+        result_scale: float | None,
+        bits: int,
     ) -> ExpertLayer:
-        """Store a layer of all experts; `result_scale` is None before an activation."""
+        """Store a layer of all experts that reads so many bits; `result_scale` is None before an activation."""
         packed, params = [], []
         for index, matrix in enumerate(matrices):
             where = f"{self.node.name}, expert {index}"
-            check_accumulators(matrix.weight.astype(np.int64), matrix.bias.astype(np.int64), 128, where)
+            check_accumulators(
+                matrix.weight.astype(np.int64), matrix.bias.astype(np.int64), resident_limit(bits), where
+            )
             packed.append(layout.pack(matrix.weight))
             factors = matrix.scale * scale / (result_scale or 1.0)
             params.append(channel_params(matrix.bias, factors, result_scale is None, where))
@@ -119,6 +134,7 @@ class MixtureLowering:
         place = self.context.place(node.inputs[0], Form.WIDE)
         fetched = emitter.fetch(weights, (0, columns))
         for token, rows in emitter.tiles((self.start, self.stop)):
+            # both digits are one long row here: each meets its own weights
             operand = emitter.operand(emitter.load_tile(place, token, rows, weights.words))
             bank = emitter.matmul(operand, fetched)
             emitter.emit(
@@ -139,24 +155,27 @@ class MixtureLowering:
             )
 
     def _hidden(self, expert: Expert) -> Place:
-        words, tokens = self.hidden_layout.words, self.stop - self.start
+        tokens = self.stop - self.start
+        words = self.hidden_layout.words * (self.node.hidden_bits // 8)
         return Place(
             self.context.scratch[self.node.name] + expert.meta % HIDDEN_BUFFERS * tokens * words, words
         )
 
     def first_layer(self, tiles: list[tuple[Expert, int]]) -> None:
         """Emit fc1 of the tiles of an expert's queue into the hidden activations."""
-        place = self.context.place(self.node.inputs[0], Form.ROWS)
-        second = activation_scaling(self.node.hidden_scale, self.node.name)
+        place = self.context.place(self.node.inputs[0], self.input_form)
+        wide = self.node.hidden_bits == 16
+        second = activation_scaling(self.node.hidden_scale / (256 if wide else 1), self.node.name)
 
-        def loads(rows: int) -> list[Load]:
-            pieces = self.emitter.load_tile(place, self.start, rows, self.input_layout.words)
-            return [replace(load, gather=1) for load in pieces]
+        def loads(rows: int) -> list[Piece]:
+            words = self.input_layout.words
+            pieces = self.emitter.load_tile(place, self.start, rows, words, self.input_form)
+            return [replace(piece, load=replace(piece.load, gather=1)) for piece in pieces]
 
         def sink(expert: Expert) -> Sink:
             hidden = self._hidden(expert)
             return Sink(
-                Format.INT8,
+                Format.INT16 if wide else Format.INT8,
                 hidden.address(expert.first),
                 hidden.stride,
                 self.hidden_layout,
@@ -173,8 +192,9 @@ class MixtureLowering:
         place = self.context.place(self.target.name, Form.INT16)
         dim = self.fc2.weights.rows
 
-        def loads(expert: Expert, rows: int) -> list[Load]:
-            return self.emitter.load_tile(self._hidden(expert), expert.first, rows, self.hidden_layout.words)
+        def loads(expert: Expert, rows: int) -> list[Piece]:
+            words = self.hidden_layout.words
+            return self.emitter.load_tile(self._hidden(expert), expert.first, rows, words, self.hidden_form)
 
         def sink(_: Expert) -> Sink:
             return Sink(
@@ -193,7 +213,7 @@ class MixtureLowering:
     def _layer_tiles(
         self,
         layer: ExpertLayer,
-        tiles: list[tuple[Expert, int, list[Load]]],
+        tiles: list[tuple[Expert, int, list[Piece]]],
         sink: Callable[[Expert], Sink],
     ) -> None:
         def sinks(tile: Tile) -> list[Sink]:
@@ -202,8 +222,13 @@ class MixtureLowering:
         lower_products(
             self.emitter,
             [
-                Tile(expert.first, rows, [replace(load, **expert.fields) for load in loads], expert)
-                for expert, rows, loads in tiles
+                Tile(
+                    expert.first,
+                    rows,
+                    [replace(piece, load=replace(piece.load, **expert.fields)) for piece in pieces],
+                    expert,
+                )
+                for expert, rows, pieces in tiles
             ],
             [Product(layer.weights, sinks, self.node.name)],
         )
@@ -222,7 +247,7 @@ def hidden_layout(node: QuantizedMixture, lanes: int) -> RowLayout:
 
 def hidden_words(node: QuantizedMixture, tokens: int, lanes: int) -> int:
     """Words of scratch memory for the hidden activations of the experts in flight."""
-    return HIDDEN_BUFFERS * tokens * hidden_layout(node, lanes).words
+    return HIDDEN_BUFFERS * tokens * hidden_layout(node, lanes).words * (node.hidden_bits // 8)
 
 
 def gate_rows(weight: NDArray[np.int64], lanes: int) -> NDArray[np.int8]:

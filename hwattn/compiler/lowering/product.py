@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwattn.compiler.emitter import Emitter, Expert, Operand, Sink, Weights
+from hwattn.compiler.emitter import Emitter, Expert, Operand, Piece, Sink, Weights
 from hwattn.compiler.layout import ceil_div
-from hwattn.spec.isa import Load
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Resident rows: tokens `token` to ``token + rows - 1``, their LOADs (see `Emitter.operand`), and the expert they belong to."""
+    """Resident rows: tokens `token` to ``token + rows - 1``, their pieces (see `Emitter.operand`), and the expert they belong to."""
 
     token: int
     rows: int
-    loads: list[Load]
+    pieces: list[Piece]
     expert: Expert | None = None
 
 
@@ -44,10 +43,10 @@ def lower_products(emitter: Emitter, tiles: list[Tile], products: list[Product])
             for columns in _chunks(emitter, product, tiles[0]):
                 weights = emitter.fetch(product.weights, columns, tiles[0].expert)
                 for tile in tiles:
-                    _lower(emitter, tile, emitter.operand(tile.loads), product, weights, columns)
+                    _lower(emitter, tile, emitter.operand(tile.pieces), product, weights, columns)
         return
     for tile in tiles:
-        operand = emitter.operand(tile.loads)
+        operand = emitter.operand(tile.pieces)
         for product in products:
             for columns in _chunks(emitter, product, tile):
                 weights = emitter.fetch(product.weights, columns)

@@ -35,7 +35,9 @@ SMALL = {"acc_columns": 32, "row_words": 4, "experts": 4, "tokens": 16}
 TINY = AcceleratorConfig(
     rows=3, lanes=4, post_lanes=1, softmax_lanes=1, norm_lanes=1, **{**MEMORIES, "act_words": 32}, **SMALL
 )
-ODD = AcceleratorConfig(rows=5, lanes=8, post_lanes=2, softmax_lanes=3, norm_lanes=4, **MEMORIES, **SMALL)
+ODD = AcceleratorConfig(
+    rows=5, lanes=8, post_lanes=2, softmax_lanes=3, norm_lanes=4, **{**MEMORIES, "act_words": 128}, **SMALL
+)
 
 Images = NDArray[np.float32]
 
@@ -65,6 +67,7 @@ def odd(images: int) -> tuple[Program, Images]:
         expert_hidden=12,
         blocks="dm",
         p_bits=16,
+        bits=16,
     )
 
 
