@@ -15,6 +15,7 @@ from hwattn.quant.host import HostRunner
 from hwattn.quant.importer import import_onnx, refusal_of
 from hwattn.quant.onnx_file import NO_CHANGES, Changes
 from hwattn.quant.quantizer import Quantization, quantize
+from hwattn.quant.settings import DEFAULTS, Settings
 from hwattn.quant.simulate import simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import load_preset
@@ -58,7 +59,13 @@ def cosine(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def compare(
-    path: Path, test: dict, calibration: dict, changes: Changes = NO_CHANGES, *, bit_accurate: bool = True
+    path: Path,
+    test: dict,
+    calibration: dict,
+    changes: Changes = NO_CHANGES,
+    settings: Settings = DEFAULTS,
+    *,
+    bit_accurate: bool = True,
 ) -> Comparison:
     """Run it all; `bit_accurate` by the compiled program, else by the quantizer's own simulation."""
     clock = [time.perf_counter()]
@@ -71,7 +78,7 @@ def compare(
     if report.graph is None:
         raise refusal_of(path, report)
     seconds = {"import": lap()}
-    made = quantize(report.graph, HostRunner(report.graph).images(calibration), path.stem)
+    made = quantize(report.graph, HostRunner(report.graph).images(calibration), path.stem, settings=settings)
     seconds["quantize"] = lap()
     model, runner = made.model, HostRunner(made.model)
     images = runner.images(test)

