@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hwattn.quant.onnx_file import MAX_IMAGE, OnnxModel
+from hwattn.quant.onnx_selections import Places, Selected
 from hwattn.quant.onnx_values import (
     Activation,
     Base,
@@ -23,13 +24,25 @@ from hwattn.quant.onnx_values import (
     NaNTest,
     PatchBase,
     Refusal,
+    Routed,
     Scores,
     Unknown,
     Value,
 )
-from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, views
+from hwattn.quant.patterns import (
+    attention,
+    elementwise,
+    experts,
+    layernorm,
+    linear,
+    mixture,
+    products,
+    selection,
+    views,
+)
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
+from hwattn.quant.patterns.routing import routed
 from hwattn.quant.patterns.tokens import Tokens
 from hwattn.spec.host import token_weight
 
@@ -43,10 +56,8 @@ REMEDIES = {
     "If": "export with torch.export (dynamo=True), which leaves no control flow",
     "Loop": "write the mixture in its dense form, without loops",
     "Scan": "write the mixture in its dense form, without loops",
-    "NonZero": "write the mixture in its dense form: every expert on all tokens, weighted by the gates",
     "MaxPool": "use a plain ViT, without pooling",
     "AveragePool": "use a plain ViT, without pooling",
-    "Einsum": "write it as MatMul, Reshape and Transpose",
 }
 """What to do about operators that people meet often."""
 
@@ -236,9 +247,12 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
         return _foreign(context, node, inputs)
     if all(value is None or isinstance(value, Known) for value in inputs):
         handler = _constant
-    if handler is None:
+    if handler is None and not any(isinstance(value, Routed) for value in inputs):
         raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
     try:
+        selection.check_counts(inputs)
+        if handler is None or any(isinstance(value, Routed) for value in inputs):
+            return routed(context, node, inputs, handler)
         return handler(context, node, inputs)
     except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise Refusal(
@@ -270,7 +284,9 @@ def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
             for value in inputs
         ]
         results.append(context.run(node, arrays))
-    return [Known(tuple(arrays)) for arrays in zip(*results, strict=True)]
+    counted = any(value.counted for value in known)
+    made = [Known(tuple(arrays), counted) for arrays in zip(*results, strict=True)]
+    return [selection.uncounted(value) if counted else value for value in made]
 
 
 def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Value]:
@@ -279,24 +295,11 @@ def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Valu
         raise Refusal(
             f"{node.op_type} of an intermediate step of LayerNorm or routing", "take the shape of the tokens"
         )
+    counted = isinstance(x, Places | Selected)
     if node.op_type == "Size":
-        return [Known((np.array(int(np.prod(shape)), np.int64),))]
+        return [Known((np.array(int(np.prod(shape)), np.int64),), counted)]
     axes = np.array(shape, np.int64)[attribute(node, "start", 0) : attribute(node, "end")]
-    return [Known((axes,))]
-
-
-def _matmul(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    match inputs:
-        case [Activation() as x, Known() as weight]:
-            return [linear.linear(context, x, weight)]
-        case [Activation() as q, Activation() as k]:
-            return [attention.scores(context, q, k)]
-        case [Scores() as p, Activation() as v]:
-            return [attention.attend(context, p, v)]
-    raise Refusal(
-        "a product that is neither tokens times weights nor a step of attention",
-        "write linear layers as x @ W and attention as softmax(q k^T * scale) v",
-    )
+    return [Known((axes,), counted)]
 
 
 def _softmax(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -346,11 +349,12 @@ HANDLERS: dict[str, Handler] = {
     "IsNaN": _is_nan,
     "Conv": linear.conv,
     "Gemm": linear.gemm,
-    "MatMul": _matmul,
+    "MatMul": products.matmul,
+    "Einsum": products.einsum,
     "Softmax": _softmax,
     "LayerNormalization": layernorm.layer_normalization,
     "ReduceMean": layernorm.mean,
-    "ReduceSum": mixture.total,
+    "ReduceSum": experts.reduce_sum,
     "Attention": attention.operator,
     "TopK": mixture.top_k,
     "ScatterElements": mixture.scatter,

@@ -37,9 +37,16 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A constant: one array, or one for each task where it depends on the task input."""
+    """A constant: one array, or one for each task where it depends on the task input.
+
+    Parameters
+    ----------
+    counted : bool
+        It holds the number of tokens of a selection, which the image decides: good for shapes of selected tokens alone.
+    """
 
     arrays: tuple[NDArray[np.generic], ...]
+    counted: bool = False
 
     @property
     def array(self) -> NDArray[np.generic]:
@@ -299,12 +306,13 @@ class Total:
     weights: Activation
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The indices that a TopK made along with the weights of `chosen`."""
+class Routed:
+    """What is known of the choice of experts, and of tensors that depend on it; see `onnx_selections`."""
 
-    chosen: GateBase
-    logits_shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,4 +357,4 @@ class Unknown:
     """The result of a refused node, or of one behind it."""
 
 
-Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Foreign | Unknown
+Value = Known | Activation | Moment | Total | Routed | NaNTest | Scores | Foreign | Unknown
