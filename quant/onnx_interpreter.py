@@ -35,6 +35,7 @@ from hwattn.quant.patterns import (
     experts,
     layernorm,
     linear,
+    microsoft,
     mixture,
     products,
     selection,
@@ -61,11 +62,12 @@ REMEDIES = {
 }
 """What to do about operators that people meet often."""
 
-FOREIGN_REMEDY = "export with operators of the standard ONNX domain only"
+FOREIGN_REMEDY = "export with operators of the domains ai.onnx and com.microsoft only"
 DEFAULT_REMEDY = "replace it by the operators of a plain ViT or mixture-of-experts ViT, as torch exports them"
 RANDOM = frozenset(["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"])
 CONTROL = frozenset(["If", "Loop", "Scan"])
 ATTENTION = frozenset(["Attention", "MultiHeadAttention"])
+PRODUCTS = frozenset(["MatMul", "Einsum", "FusedMatMul"])
 
 
 @dataclass
@@ -212,8 +214,8 @@ def _foreign(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
             "it joins what the accelerator computes with what the host computes before",
             "fix inputs such as attention masks with --fix, or export the model without them",
         )
-    products = sum(isinstance(value, Foreign) for value in known)
-    if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in ("MatMul", "Einsum") and products > 1):
+    foreign = sum(isinstance(value, Foreign) for value in known)
+    if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in PRODUCTS and foreign > 1):
         raise Refusal("an attention before the accelerator's part", DEFAULT_REMEDY)
     arrays = [
         None
@@ -236,13 +238,14 @@ def _mapped(value: Activation) -> Base:
 
 def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     op = node.op_type
-    if node.domain not in ("", "ai.onnx"):
+    handlers = HANDLERS if node.domain in ("", "ai.onnx") else microsoft.HANDLERS
+    if node.domain not in ("", "ai.onnx", "com.microsoft"):
         raise Refusal(f"an operator of the domain {node.domain!r}", FOREIGN_REMEDY)
     if op in CONTROL or op in RANDOM:
         raise Refusal(f"{op} has no place in an accelerator program", REMEDIES.get(op, DEFAULT_REMEDY))
     if op in ("Shape", "Size"):
         return _shape(context, node, inputs[0])
-    handler: Handler | None = HANDLERS.get(op)
+    handler: Handler | None = handlers.get(op)
     if any(isinstance(value, Foreign) for value in inputs):
         return _foreign(context, node, inputs)
     if all(value is None or isinstance(value, Known) for value in inputs):

@@ -26,7 +26,7 @@ from hwattn.quant.onnx_values import (
 )
 from hwattn.quant.patterns import mixture
 from hwattn.quant.patterns.context import Context, attribute
-from hwattn.quant.patterns.mixture import check_expert, same_choice, scattered
+from hwattn.quant.patterns.mixture import check_expert, layer, same_choice, scattered
 from hwattn.quant.patterns.tokens import fold, settle_curve, tokens_of, with_experts
 
 REMEDY = (
@@ -83,7 +83,7 @@ def side_by_side(context: Context, parts: list[Activation], axis: int) -> Activa
     layers = [part.base for part in parts]
     width = layers[0].features
     size = layers[0].tokens, width
-    if any(not isinstance(layer, LinearBase) or (layer.tokens, layer.features) != size for layer in layers):
+    if any(not isinstance(one, LinearBase) or (one.tokens, one.features) != size for one in layers):
         return None
     count = len(parts)
     index = []
@@ -95,7 +95,7 @@ def side_by_side(context: Context, parts: list[Activation], axis: int) -> Activa
         tokens=layers[0].tokens,
         features=count * width,
         chosen=None,
-        experts={number: layer for number, layer in enumerate(layers) if isinstance(layer, LinearBase)},
+        experts={number: one for number, one in enumerate(layers) if isinstance(one, LinearBase)},
         count=count,
     )
     joined = np.concatenate(index, axis)
@@ -115,7 +115,7 @@ def add(context: Context, x: Activation, bias: Gathered) -> Activation:
         raise Refusal("the bias of one expert is added to the result of another", REMEDY)
     vectors = bias.stack.reshape(len(bias.stack), -1)[:, place]
     one = np.ones(base.width)
-    made = with_experts(context, base, lambda number, layer: fold(context, layer, one, vectors[number]))
+    made = with_experts(context, base, lambda number, part: fold(context, part, one, vectors[number]))
     return Activation(made, x.shape, x.index, node=context.node)
 
 
@@ -166,22 +166,11 @@ def product(
         tokens=first.tokens,
         features=width * (len(weights.stack) if weights.chosen is None else weights.chosen.k),
         chosen=weights.chosen,
-        experts={number: _layer(context, layers[number], matrix) for number, matrix in enumerate(matrices)},
+        experts={number: layer(context, layers[number], matrix) for number, matrix in enumerate(matrices)},
         count=len(weights.stack),
     )
     result = (code * width + _spread(feature, feature_names, out)).astype(np.int32)
     return Activation(made, result.shape, result, node=context.node)
-
-
-def _layer(context: Context, source: Base, matrix: Float) -> LinearBase:
-    return context.new(
-        LinearBase,
-        tokens=source.tokens,
-        features=len(matrix),
-        source=source,
-        weight=np.ascontiguousarray(matrix),
-        bias=np.zeros(len(matrix), np.float32),
-    )
 
 
 def _without_repeats(index: Index, names: str, others: str, over: str) -> tuple[Index, str]:
@@ -292,8 +281,8 @@ def total(context: Context, x: Activation, axis: int, *, keep: bool) -> Activati
     every = place.shape[-1] == base.places and (place == np.arange(base.places)).all()
     if not every or (index != index[..., :1]).any():
         raise Refusal("a sum over something else than all of a token's experts", REMEDY)
-    for layer in base.experts.values():
-        check_expert(layer, base.gates)
+    for expert in base.experts.values():
+        check_expert(expert, base.gates)
     made = context.new(
         MixtureBase, tokens=base.tokens, features=base.width, gates=base.gates, experts=base.experts
     )

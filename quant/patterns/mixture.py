@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from hwattn.quant.onnx_selections import Choice
 from hwattn.quant.onnx_values import (
     Activation,
     AddBase,
+    Base,
     GateBase,
     Known,
     LinearBase,
@@ -39,7 +41,7 @@ def softmax(context: Context, x: Activation) -> Activation:
         made = "gates" if stage == "masked" else stage
         return _next(context, x, made, x.base.k, normalized=True, renormalize=True)
     tokens = tokens_of(context, x)
-    logits = _logits(tokens)
+    logits = linear_gate(tokens)
     base = context.new(
         GateBase,
         tokens=logits.tokens,
@@ -65,7 +67,7 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         tokens, logits, normalized = _routing_tokens(context, x), x.base.logits, True
     else:
         tokens = tokens_of(context, x)
-        logits, normalized = _logits(tokens), False
+        logits, normalized = linear_gate(tokens), False
     if not 1 <= k <= logits.features:
         raise Refusal(f"TopK takes {k} of {logits.features} experts", _REMEDY)
     base = context.new(
@@ -238,6 +240,25 @@ def _merge(context: Context, x: Activation, other: MixtureBase) -> Activation:
     return Activation(made, x.shape, x.index, node=context.node)
 
 
+def layer(
+    context: Context,
+    source: Base,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    activation: str | None = None,
+) -> LinearBase:
+    """A linear layer of an expert: weight (out, in), bias (out,) or none."""
+    return context.new(
+        LinearBase,
+        tokens=source.tokens,
+        features=len(weight),
+        source=source,
+        weight=np.ascontiguousarray(weight, np.float32),
+        bias=np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias, np.float32),
+        activation=activation,
+    )
+
+
 def check_expert(base: object, gates: GateBase) -> None:
     """Refuse what is no expert of two linear layers on the input of the gate."""
     fc1 = base.source if isinstance(base, LinearBase) else None
@@ -256,7 +277,8 @@ def check_expert(base: object, gates: GateBase) -> None:
         )
 
 
-def _logits(tokens: Tokens) -> LinearBase:
+def linear_gate(tokens: Tokens) -> LinearBase:
+    """The layer that makes a gate's scores."""
     base = tokens.base
     if not isinstance(base, LinearBase) or base.activation is not None:
         raise Refusal(
