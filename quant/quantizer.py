@@ -212,7 +212,7 @@ class _Quantizer:
         gamma, beta, shift = norm_parameters(node.gamma, node.beta, float(self.scales[node.name][0]))
         epsilon = norm_epsilon(node.epsilon, len(gamma), self._input_scale(node))
         return QuantizedLayerNorm(
-            node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.gated
+            node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.gated, node.zero_mean
         )
 
     def _attention(self, node: Attention) -> QuantizedAttention:
