@@ -20,8 +20,8 @@ MAX_IMAGE = 2**28
 """Largest number of channels * height * width."""
 
 MICROSOFT = "com.microsoft"
-ONNXRUNTIME_UNTIL = {"LayerNormalization": 17}
-"""Operators that onnxruntime writes in the standard domain though ONNX has them there only from this opset on."""
+ONNXRUNTIME_UNTIL = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1000}
+"""Operators that onnxruntime writes in the standard domain though ONNX has them there only from this opset on, or never."""
 
 _EXPECTED = "an ONNX model of a Vision Transformer"
 _REMEDY = "export it again with torch.onnx.export"

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import onnx
 
-SKIP = {"SkipLayerNormalization": "LayerNormalization"}
+SKIP = {
+    "SkipLayerNormalization": "LayerNormalization",
+    "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
+}
 """The operator behind the addition."""
 
 
@@ -25,9 +28,11 @@ def take_apart(graph: onnx.GraphProto) -> None:
 
 def _apart(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The sum, with the bias first where there is one, and the normalization of it."""
-    inputs = [*node.input, "", "", ""][:5]
+    inputs = [*node.input, "", "", ""]
+    if SKIP[node.op_type] == "SimplifiedLayerNormalization":
+        inputs.insert(3, "")  # it has no beta
     outputs = [*node.output, "", "", ""][:4]
-    x, skip, gamma, beta, bias = inputs
+    x, skip, gamma, beta, bias = inputs[:5]
     name = node.name or outputs[0]
     total = outputs[3] or f"{outputs[0]}/sum"
     made = []

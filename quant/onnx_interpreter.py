@@ -356,6 +356,7 @@ HANDLERS: dict[str, Handler] = {
     "Einsum": products.einsum,
     "Softmax": _softmax,
     "LayerNormalization": layernorm.layer_normalization,
+    **dict.fromkeys(["RMSNormalization", "SimplifiedLayerNormalization"], layernorm.rms_normalization),
     "ReduceMean": layernorm.mean,
     "ReduceSum": experts.reduce_sum,
     "Attention": attention.operator,

@@ -124,12 +124,13 @@ class PatchBase(Base):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NormBase(Base):
-    """LayerNorm of `source` over its features."""
+    """LayerNorm of `source` over its features, with `zero_mean` RMSNorm."""
 
     source: Base
     gamma: Float
     beta: Float
     epsilon: float
+    zero_mean: bool = False
 
     @property
     def sources(self) -> tuple[Base, ...]:
@@ -292,11 +293,15 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A step of a LayerNorm written out: ``kind`` of the features of `source`, one number per token or centred."""
+    """A step of a LayerNorm written out: ``kind`` of the features of `source`, one number per token or centred.
+
+    With `zero_mean` it is a step of RMSNorm, whose variance is the mean of the squares.
+    """
 
     kind: str
     source: Activation
     epsilon: float = 0.0
+    zero_mean: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,6 +225,7 @@ def fold(
                     gamma=_f32(base.gamma * gain),
                     beta=_f32(base.beta * gain + offset),
                     epsilon=base.epsilon,
+                    zero_mean=base.zero_mean,
                 )
             case ConvBase():
                 return context.new(

@@ -106,6 +106,25 @@ def test_skip_layer_normalization(bias, total, tmp_path):
     assert [n.epsilon for n in graph.nodes if isinstance(n, LayerNorm)][1] == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_simplified_layer_normalization(fused, tmp_path):
+    if fused:
+        norm = ms("SkipSimplifiedLayerNormalization", ["a", "tokens", "gamma2", "bias"], ["n", "", "", "sum"])
+        before = []
+    else:
+        norm = node("SimplifiedLayerNormalization", ["sum", "gamma2"], ["n"], axis=-1, epsilon=1e-4)
+        before = [node("Add", ["a", "tokens"], ["sum"])]
+    nodes = [
+        node("MatMul", ["norm", "square"], ["a"]),
+        *before,
+        norm,
+        node("MatMul", ["n", "second"], ["b"]),
+        node("Add", ["b", "sum"], ["h"]),
+    ]
+    graph = same(saved(model(*nodes), tmp_path))
+    assert [n.zero_mean for n in graph.nodes if isinstance(n, LayerNorm)] == [False, True]
+
+
 PACKED = ["norm", "packed", "packed_bias"]
 SPLIT = [
     node("MatMul", ["norm", "packed"], ["qkv"]),
