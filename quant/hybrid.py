@@ -13,7 +13,7 @@ import onnx
 
 from hwattn.quant.onnx_file import OnnxModel
 from hwattn.quant.onnx_graph import reachable
-from hwattn.quant.onnx_interpreter import ATTENTION, Walk, walk
+from hwattn.quant.onnx_interpreter import ATTENTION, PRODUCTS, Walk, walk
 from hwattn.quant.onnx_parts import extract
 from hwattn.quant.onnx_values import (
     Activation,
@@ -165,7 +165,7 @@ def _of_encoder(steps: Walk, node: onnx.NodeProto) -> bool:
     depends = [value for value in values if not isinstance(value, Known | None)]
     if node.op_type in ATTENTION:
         return True
-    if node.op_type in ("MatMul", "Einsum"):
+    if node.op_type in PRODUCTS:
         return sum(not isinstance(value, Foreign) for value in depends) > 1
     shapes = [shape_of(value) or () for value in depends]
     return node.op_type == "Add" and len(depends) > 1 and any(len(s) > 2 and s[1] > 1 for s in shapes)

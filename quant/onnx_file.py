@@ -13,10 +13,15 @@ import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_fused import take_apart
 from hwattn.spec.errors import RefusedError
 
 MAX_IMAGE = 2**28
 """Largest number of channels * height * width."""
+
+MICROSOFT = "com.microsoft"
+ONNXRUNTIME_UNTIL = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1000}
+"""Operators that onnxruntime writes in the standard domain though ONNX has them there only from this opset on, or never."""
 
 _EXPECTED = "an ONNX model of a Vision Transformer"
 _REMEDY = "export it again with torch.onnx.export"
@@ -106,6 +111,7 @@ def read_onnx(path: Path, changes: Changes = NO_CHANGES) -> OnnxModel:
             ) from error
     specialize(path, model, changes)
     graph = model.graph
+    take_apart(graph)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     initializers = _initializers(path, graph)
     inputs = [value for value in graph.input if value.name not in initializers]
@@ -211,11 +217,37 @@ def _load(path: Path) -> onnx.ModelProto:
             "copy all files of the export together, or export with external_data=False",
         ) from error
     try:
-        # by path, because only that works beyond 2 GB
-        onnx.checker.check_model(str(path))
+        _check(path, model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError, UnicodeDecodeError) as error:
         raise RefusedError(f"{path} is not valid ONNX: {_first_line(error)}", _EXPECTED, _REMEDY) from error
     return model
+
+
+def _check(path: Path, model: onnx.ModelProto) -> None:
+    """Run onnx's checker; operators that onnxruntime alone has in the standard domain are taken as its own."""
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    foreign = [
+        node
+        for node in model.graph.node
+        if node.domain in ("", "ai.onnx") and opset < ONNXRUNTIME_UNTIL.get(node.op_type, 0)
+    ]
+    if not foreign:
+        # by path, because only that works beyond 2 GB
+        onnx.checker.check_model(str(path))
+        return
+    domains = [node.domain for node in foreign]
+    missing = all(entry.domain != MICROSOFT for entry in model.opset_import)
+    if missing:
+        model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    for node in foreign:
+        node.domain = MICROSOFT
+    try:
+        onnx.checker.check_model(model)
+    finally:
+        for node, domain in zip(foreign, domains, strict=True):
+            node.domain = domain
+        if missing:
+            model.opset_import.pop()
 
 
 def _initializers(path: Path, graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:

@@ -75,7 +75,7 @@ def _node(base: Base, names: dict[int, str], image: str, tasks: int) -> Node:
         case PatchBase():
             return PatchEmbed(name, (image,), base.conv.weight, base.init, base.first)
         case NormBase():
-            return LayerNorm(name, inputs, base.gamma, base.beta, base.epsilon)
+            return LayerNorm(name, inputs, base.gamma, base.beta, base.epsilon, base.zero_mean)
         case LinearBase():
             if base.weight.ndim != 2:
                 raise Refusal(

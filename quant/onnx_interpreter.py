@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hwattn.quant.onnx_file import MAX_IMAGE, OnnxModel
+from hwattn.quant.onnx_selections import Places, Selected
 from hwattn.quant.onnx_values import (
     Activation,
     Base,
@@ -24,13 +25,27 @@ from hwattn.quant.onnx_values import (
     PatchBase,
     Quantized,
     Refusal,
+    Routed,
     Scores,
     Unknown,
     Value,
 )
-from hwattn.quant.patterns import attention, elementwise, layernorm, linear, mixture, rounding, views
+from hwattn.quant.patterns import (
+    attention,
+    elementwise,
+    experts,
+    layernorm,
+    linear,
+    microsoft,
+    mixture,
+    products,
+    rounding,
+    selection,
+    views,
+)
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
+from hwattn.quant.patterns.routing import routed
 from hwattn.quant.patterns.tokens import Tokens
 from hwattn.spec.host import token_weight
 
@@ -46,18 +61,17 @@ REMEDIES = {
     "If": "export with torch.export (dynamo=True), which leaves no control flow",
     "Loop": "write the mixture in its dense form, without loops",
     "Scan": "write the mixture in its dense form, without loops",
-    "NonZero": "write the mixture in its dense form: every expert on all tokens, weighted by the gates",
     "MaxPool": "use a plain ViT, without pooling",
     "AveragePool": "use a plain ViT, without pooling",
-    "Einsum": "write it as MatMul, Reshape and Transpose",
 }
 """What to do about operators that people meet often."""
 
-FOREIGN_REMEDY = "export with operators of the standard ONNX domain only"
+FOREIGN_REMEDY = "export with operators of the domains ai.onnx and com.microsoft only"
 DEFAULT_REMEDY = "replace it by the operators of a plain ViT or mixture-of-experts ViT, as torch exports them"
 RANDOM = frozenset(["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"])
 CONTROL = frozenset(["If", "Loop", "Scan"])
 ATTENTION = frozenset(["Attention", "MultiHeadAttention"])
+PRODUCTS = frozenset(["MatMul", "Einsum", "FusedMatMul"])
 
 
 @dataclass
@@ -204,8 +218,8 @@ def _foreign(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
             "it joins what the accelerator computes with what the host computes before",
             "fix inputs such as attention masks with --fix, or export the model without them",
         )
-    products = sum(isinstance(value, Foreign) for value in known)
-    if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in ("MatMul", "Einsum") and products > 1):
+    foreign = sum(isinstance(value, Foreign) for value in known)
+    if node.op_type in ("Softmax", *ATTENTION) or (node.op_type in PRODUCTS and foreign > 1):
         raise Refusal("an attention before the accelerator's part", DEFAULT_REMEDY)
     arrays = [
         None
@@ -228,13 +242,14 @@ def _mapped(value: Activation) -> Base:
 
 def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     op = node.op_type
-    if op not in rounding.OPERATORS and node.domain not in ("", "ai.onnx"):
+    handlers = HANDLERS if node.domain in ("", "ai.onnx") or op in rounding.OPERATORS else microsoft.HANDLERS
+    if op not in rounding.OPERATORS and node.domain not in ("", "ai.onnx", "com.microsoft"):
         raise Refusal(f"an operator of the domain {node.domain!r}", FOREIGN_REMEDY)
     if op in CONTROL or op in RANDOM:
         raise Refusal(f"{op} has no place in an accelerator program", REMEDIES.get(op, DEFAULT_REMEDY))
     if op in ("Shape", "Size"):
         return _shape(context, node, inputs[0])
-    handler: Handler | None = HANDLERS.get(op)
+    handler: Handler | None = handlers.get(op)
     if any(isinstance(value, Foreign) for value in inputs):
         return _foreign(context, node, inputs)
     if op in rounding.OPERATORS:
@@ -243,9 +258,12 @@ def _dispatch(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
         handler = rounding.clipped if op == "Clip" else _moved
     elif all(value is None or isinstance(value, Known) for value in inputs):
         handler = _constant
-    if handler is None:
+    if handler is None and not any(isinstance(value, Routed) for value in inputs):
         raise Refusal(f"{op} is not mapped", REMEDIES.get(op, DEFAULT_REMEDY))
     try:
+        selection.check_counts(inputs)
+        if handler is None or any(isinstance(value, Routed) for value in inputs):
+            return routed(context, node, inputs, handler)
         return handler(context, node, inputs)
     except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise Refusal(
@@ -278,9 +296,12 @@ def _constant(context: Context, node: onnx.NodeProto, inputs: list[Value | None]
         ]
         results.append(context.run(node, arrays))
     steps = _moved_steps(context, node, known, count)
-    return [
-        Known(tuple(arrays), steps[i] if steps else ()) for i, arrays in enumerate(zip(*results, strict=True))
+    counted = any(value.counted for value in known)
+    made = [
+        Known(tuple(arrays), steps[i] if steps else (), counted)
+        for i, arrays in enumerate(zip(*results, strict=True))
     ]
+    return [selection.uncounted(value) if counted else value for value in made]
 
 
 def _moved_steps(
@@ -311,24 +332,11 @@ def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Valu
         raise Refusal(
             f"{node.op_type} of an intermediate step of LayerNorm or routing", "take the shape of the tokens"
         )
+    counted = isinstance(x, Places | Selected)
     if node.op_type == "Size":
-        return [Known((np.array(int(np.prod(shape)), np.int64),))]
+        return [Known((np.array(int(np.prod(shape)), np.int64),), counted=counted)]
     axes = np.array(shape, np.int64)[attribute(node, "start", 0) : attribute(node, "end")]
-    return [Known((axes,))]
-
-
-def _matmul(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    match inputs:
-        case [Activation() as x, Known() as weight]:
-            return [linear.linear(context, x, weight)]
-        case [Activation() as q, Activation() as k]:
-            return [attention.scores(context, q, k)]
-        case [Scores() as p, Activation() as v]:
-            return [attention.attend(context, p, v)]
-    raise Refusal(
-        "a product that is neither tokens times weights nor a step of attention",
-        "write linear layers as x @ W and attention as softmax(q k^T * scale) v",
-    )
+    return [Known((axes,), counted=counted)]
 
 
 def _softmax(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -381,11 +389,13 @@ HANDLERS: dict[str, Handler] = {
     "Pad": views.pad,
     "Conv": linear.conv,
     "Gemm": linear.gemm,
-    "MatMul": _matmul,
+    "MatMul": products.matmul,
+    "Einsum": products.einsum,
     "Softmax": _softmax,
     "LayerNormalization": layernorm.layer_normalization,
+    **dict.fromkeys(["RMSNormalization", "SimplifiedLayerNormalization"], layernorm.rms_normalization),
     "ReduceMean": layernorm.mean,
-    "ReduceSum": mixture.total,
+    "ReduceSum": experts.reduce_sum,
     "Attention": attention.operator,
     "TopK": mixture.top_k,
     "ScatterElements": mixture.scatter,

@@ -44,10 +44,13 @@ class Known:
     ----------
     steps : tuple of ndarray of float64
         Where it was dequantized: for each array the real value of one integer, in the array's shape; else empty.
+    counted : bool
+        It holds the number of tokens of a selection, which the image decides: good for shapes of selected tokens alone.
     """
 
     arrays: tuple[NDArray[np.generic], ...]
     steps: tuple[NDArray[np.float64], ...] = ()
+    counted: bool = False
 
     @property
     def array(self) -> NDArray[np.generic]:
@@ -129,12 +132,13 @@ class PatchBase(Base):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NormBase(Base):
-    """LayerNorm of `source` over its features."""
+    """LayerNorm of `source` over its features, with `zero_mean` RMSNorm."""
 
     source: Base
     gamma: Float
     beta: Float
     epsilon: float
+    zero_mean: bool = False
 
     @property
     def sources(self) -> tuple[Base, ...]:
@@ -301,11 +305,15 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A step of a LayerNorm written out: ``kind`` of the features of `source`, one number per token or centred."""
+    """A step of a LayerNorm written out: ``kind`` of the features of `source`, one number per token or centred.
+
+    With `zero_mean` it is a step of RMSNorm, whose variance is the mean of the squares.
+    """
 
     kind: str
     source: Activation
     epsilon: float = 0.0
+    zero_mean: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,12 +323,13 @@ class Total:
     weights: Activation
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The indices that a TopK made along with the weights of `chosen`."""
+class Routed:
+    """What is known of the choice of experts, and of tensors that depend on it; see `onnx_selections`."""
 
-    chosen: GateBase
-    logits_shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,4 +399,4 @@ class Unknown:
     """The result of a refused node, or of one behind it."""
 
 
-Value = Known | Activation | Moment | Total | Choice | NaNTest | Scores | Quantized | Foreign | Unknown
+Value = Known | Activation | Moment | Total | Routed | NaNTest | Scores | Quantized | Foreign | Unknown

@@ -196,12 +196,21 @@ class _Writer:
         gamma = self.constant((node.gamma * (unit * 2**NORMAL_FRACTION)).astype(np.float32))
         beta = self.dequantized(node.beta, np.array([unit]))
         epsilon = node.epsilon * self.scale(node.inputs[0]) ** 2 / dim**2
-        made = self.op("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=epsilon)
+        if node.zero_mean:
+            made = self.op("Add", [self.op("Mul", [self.over_root_mean_square(x, epsilon), gamma]), beta])
+        else:
+            made = self.op("LayerNormalization", [x, gamma, beta], axis=-1, epsilon=epsilon)
         if node.wide:
             self.exact[node.name] = self.rounded(made, self.model.scales[node.name] / 256, 16)
             if node.name in self.read_wide:
                 return self.exact[node.name]
         return self.result(node, made, dim)
+
+    def over_root_mean_square(self, x: str, epsilon: float) -> str:
+        """RMSNorm without its scale, which is no operator before opset 23."""
+        square = self.op("ReduceMean", [self.op("Mul", [x, x]), self.integers([-1])], keepdims=1)
+        root = self.op("Sqrt", [self.op("Add", [square, self.constant(np.asarray(epsilon, np.float32))])])
+        return self.op("Div", [x, root])
 
     def linear(self, matrix: QuantizedMatrix, x: str, scale: float, activation: str | None) -> str:
         """MatMul, Add and activation, not yet rounded."""

@@ -231,7 +231,9 @@ class _Quantizer:
     def _layer_norm(self, node: LayerNorm) -> QuantizedLayerNorm:
         gamma, beta, shift = norm_parameters(node.gamma, node.beta, float(self.scales[node.name][0]))
         epsilon = norm_epsilon(node.epsilon, len(gamma), self._input_scale(node))
-        return QuantizedLayerNorm(node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.wide)
+        return QuantizedLayerNorm(
+            node.name, node.inputs, gamma, beta, shift, epsilon, node.name in self.wide, node.zero_mean
+        )
 
     def _attention(self, node: Attention) -> QuantizedAttention:
         if node.name in self.chosen.probabilities:

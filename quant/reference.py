@@ -100,7 +100,8 @@ def apply(node: Node, inputs: list[Float], task: int) -> Float:
         case PatchEmbed():
             return _patch_embed(node, inputs[0])
         case LayerNorm():
-            x = inputs[0] - inputs[0].mean(axis=-1, keepdims=True)
+            mean = np.float32(0) if node.zero_mean else inputs[0].mean(axis=-1, keepdims=True)
+            x = inputs[0] - mean
             deviation = np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(node.epsilon))
             return np.asarray(x / deviation * node.gamma + node.beta, np.float32)
         case Linear():

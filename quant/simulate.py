@@ -154,7 +154,7 @@ class _Run:
 
     def _layer_norm(self, node: QuantizedLayerNorm, x: Int64) -> Int64:
         dim = x.shape[-1]
-        total = x.sum(axis=-1, keepdims=True)
+        total = np.int64(0) if node.zero_mean else x.sum(axis=-1, keepdims=True)
         spread = dim * np.square(x).sum(axis=-1, keepdims=True) - total * total + node.epsilon
         normalized = (dim * x - total) / np.sqrt(spread) * (1 << NORMAL_FRACTION)
         z = saturate(np.floor(normalized + 0.5).astype(np.int64), _NORMALIZED_BITS)

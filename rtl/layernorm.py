@@ -43,7 +43,7 @@ class LayerNorm(Component):
     Members
     -------
     command : In(command_stream(Norm))
-        `dim` is at most `norm_words` and 4096.
+        `dim` is at most `norm_words` and 4096, with `zero_mean` 4095.
     done, busy : Out(1)
     act : Out(read_port(config)), act_write : Out(write_port(config))
     param_write : In(entry_write(PARAM_ADDRESS_BITS, 48))
@@ -110,6 +110,7 @@ class LayerNorm(Component):
             ]
         with m.If(begin):
             fits = (command.dim != 0) & (command.dim <= min(DIM_LIMIT, config.norm_words))
+            fits &= ~(command.zero_mean & (command.dim == DIM_LIMIT))
             m.d.sync += Assert(fits & (command.rows != 0) & (command.shift >= 9), "Norm outside its bounds")
         with m.If(self.done):
             m.d.sync += self.busy.eq(0)

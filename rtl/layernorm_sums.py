@@ -50,7 +50,7 @@ class LayerNormSums(Component):
     elements : Out(stream of elements_layout(config))
         All rows, beat by beat in whole groups; 0 beyond `dim`.
     sums : Out(stream of sums_layout())
-        One for each row.
+        One for each row; the sum of the elements is 0 with `zero_mean`.
 
     Latency
     -------
@@ -170,7 +170,8 @@ class LayerNormSums(Component):
         m.d.sync += [elements.eq(self.elements.payload), plain.eq(elements)]
         m.d.sync += [square.eq(element * element) for square, element in zip(squares, elements, strict=True)]
         beat = Signal(sums_layout())
-        m.d.sync += [beat.total.eq(_sum(list(plain))), beat.squares.eq(_sum(list(squares)))]
+        m.d.sync += beat.squares.eq(_sum(list(squares)))
+        m.d.sync += beat.total.eq(Mux(self.command.zero_mean, 0, _sum(list(plain))))
         so_far, following = Signal(sums_layout()), Signal(sums_layout())
         m.d.comb += [
             following.total.eq(Mux(arrived.first, 0, so_far.total) + beat.total),

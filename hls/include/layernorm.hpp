@@ -52,7 +52,7 @@ RowScale row_scale(const State<C>& state, const Norm& instruction, unsigned sour
 #pragma HLS UNROLL
             if (first + lane >= dim) continue;
             const ap_int<16> x = element16<C>(state.act, source, first + lane);
-            total += x;
+            if (!instruction.zero_mean) total += x;
             squares += ap_uint<32>(x * x);
         }
     }
@@ -63,7 +63,7 @@ RowScale row_scale(const State<C>& state, const Norm& instruction, unsigned sour
     return scale;
 }
 
-// z = (x - mean) / sqrt(variance + eps) with 11 fraction bits.
+// z = (x - mean) / sqrt(variance + eps) with 11 fraction bits; the mean is 0 with `zero_mean`.
 inline ap_int<NORMAL_BITS> normalize(ap_int<16> x, ap_uint<13> dim, const RowScale& scale) {
 #pragma HLS INLINE
     const ap_int<30> centred = dim * x - scale.total;

@@ -45,11 +45,15 @@ class PatchEmbed(Node):
 
 @dataclass(frozen=True)
 class LayerNorm(Node):
-    """Normalize each token over its features; `gamma`, `beta` float32 of shape (dim,)."""
+    """Normalize each token over its features; `gamma`, `beta` float32 of shape (dim,).
+
+    With `zero_mean` the mean is taken as zero: RMSNorm.
+    """
 
     gamma: Float
     beta: Float
     epsilon: float
+    zero_mean: bool = False
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ class Softmax(Instruction):
 class Norm(Instruction):
     """LayerNorm of `rows` int16 vectors of `dim` elements into int8, and with `wide` into gate digits too.
 
-    Source row r at word ``source + r * source_stride`` (int16), result at ``target + r * target_stride`` (int8). Feature i
+    With `zero_mean` the mean is taken as zero (RMSNorm): S is 0, and `dim` at most 4095. Source row r at word ``source + r * source_stride`` (int16), result at ``target + r * target_stride`` (int8). Feature i
     uses entry ``param_base + i`` (gamma, beta) of the norm memory; `epsilon` is added to D*SS - S^2; results are shifted
     right by `shift`. The wide copy, shifted by `shift` - 8, goes to ``wide_target + r * wide_stride``: ceil(D / lanes) words of low
     digits, then as many of high digits.
@@ -287,6 +287,7 @@ class Norm(Instruction):
     wide: int = _bits(1)
     wide_target: int = _bits(20)
     wide_stride: int = _bits(12)
+    zero_mean: int = _bits(1)
 
 
 @dataclass(frozen=True, kw_only=True)

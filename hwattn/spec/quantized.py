@@ -52,7 +52,7 @@ class QuantizedLayerNorm(Node):
     """LayerNorm; ``(z * gamma + beta) >> shift`` with ``gamma`` int16 (dim,) and ``beta`` int32 (dim,).
 
     `epsilon` is the integer added to D*SS - S^2: round(eps * D^2 / s_residual^2), at least 1. With `wide`, a
-    16-bit copy at 1/256 of the result's scale goes to a gate and to layers that read 16 bits.
+    16-bit copy at 1/256 of the result's scale goes to a gate and to layers that read 16 bits. With `zero_mean` S is 0: RMSNorm.
     """
 
     gamma: Int16
@@ -60,6 +60,7 @@ class QuantizedLayerNorm(Node):
     shift: int
     epsilon: int
     wide: bool
+    zero_mean: bool = False
 
 
 @dataclass(frozen=True)

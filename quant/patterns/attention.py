@@ -73,7 +73,7 @@ def attend(context: Context, p: Scores, v: Activation) -> Activation:
 def operator(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
     """The Attention operator; q, k and v (batch, heads, tokens, head_dim) or (batch, tokens, features)."""
     q, k, v, *others = inputs
-    if others and _hides_nothing(others[0]):
+    if others and hides_nothing(others[0]):
         others[0] = None
     plain = not attribute(node, "is_causal", 0) and not attribute(node, "softcap", 0.0)
     if not plain or any(other is not None for other in others) or any(node.output[1:]):
@@ -83,20 +83,30 @@ def operator(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
     flat = len(q.shape) == 3
     if flat:
         heads, others_heads = attribute(node, "q_num_heads", 1), attribute(node, "kv_num_heads", 1)
-        q, k, v = _split(q, heads), _split(k, others_heads), _split(v, others_heads)
+        q, k, v = split(q, heads), split(k, others_heads), split(v, others_heads)
+    y = of_heads(context, q, k, v, attribute(node, "scale"))
+    return [joined(y) if flat else y]
+
+
+def of_heads(
+    context: Context, q: Activation, k: Activation, v: Activation, scale: float | None
+) -> Activation:
+    """Attention of q, k and v (batch, heads, tokens, head_dim); the scale of None is that of the head's features."""
     if q.shape[1] != k.shape[1]:
         raise Refusal("keys and values shared by several heads", "use as many key heads as query heads")
-    scale = float(attribute(node, "scale", q.shape[-1] ** -0.5))
-    p = softmax(scaled(scores(context, q, _moved(k, (0, 1, 3, 2))), scale))
-    y = attend(context, p, v)
-    if flat:
-        y = _moved(y, (0, 2, 1, 3))
-        shape = (*y.shape[:2], y.shape[2] * y.shape[3])
-        y = Activation(y.base, shape, y.full_index().reshape(shape), node=y.node)
-    return [y]
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    p = softmax(scaled(scores(context, q, _moved(k, (0, 1, 3, 2))), factor))
+    return attend(context, p, v)
 
 
-def _hides_nothing(mask: Value | None) -> bool:
+def joined(y: Activation) -> Activation:
+    """Heads (batch, heads, tokens, head_dim) side by side, (batch, tokens, features)."""
+    y = _moved(y, (0, 2, 1, 3))
+    shape = (*y.shape[:2], y.shape[2] * y.shape[3])
+    return Activation(y.base, shape, y.full_index().reshape(shape), node=y.node)
+
+
+def hides_nothing(mask: Value | None) -> bool:
     """A mask that is all true, or adds zeros."""
     if not isinstance(mask, Known) or len(mask.arrays) != 1:
         return False
@@ -104,7 +114,8 @@ def _hides_nothing(mask: Value | None) -> bool:
     return bool(array.all()) if array.dtype == np.bool_ else not array.any()
 
 
-def _split(x: Activation, heads: int) -> Activation:
+def split(x: Activation, heads: int) -> Activation:
+    """Features (batch, tokens, features) as heads (batch, heads, tokens, head_dim)."""
     batch, tokens, features = x.shape
     index = x.full_index().reshape(batch, tokens, heads, features // heads)
     return _moved(Activation(x.base, index.shape, index, x.curve, node=x.node), (0, 2, 1, 3))

@@ -20,6 +20,7 @@ from hwattn.quant.onnx_values import (
     Known,
     Quantized,
     Refusal,
+    Routed,
     Scores,
     Value,
 )
@@ -138,6 +139,14 @@ class Context:
         """All of a base, as (batch, tokens, features)."""
         return Activation(base, (self.batch, base.tokens, base.features), node=self.node)
 
+    def unless_whole(self, base: Base, index: Index) -> Index | None:
+        """None where the indices are all of the base in its own order."""
+        shape = (self.batch, base.tokens, base.features)
+        if index.shape != shape:
+            return index
+        whole = np.arange(index.size, dtype=np.int32).reshape(shape)
+        return None if np.array_equal(index, whole) else index
+
     def constant(self, value: Value | None, what: str) -> NDArray[Any]:
         """The array of a constant input."""
         if isinstance(value, Known):
@@ -161,6 +170,6 @@ def shape_of(value: Value | None) -> tuple[int, ...] | None:
         return value.arrays[0].shape
     if isinstance(value, Foreign):
         return value.example.shape
-    if isinstance(value, Activation | Scores):
+    if isinstance(value, Activation | Scores | Routed):
         return value.shape
     return None

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_selections import ExpertsBase
 from hwattn.quant.onnx_values import (
     Activation,
     AddBase,
@@ -21,7 +22,7 @@ from hwattn.quant.onnx_values import (
     Total,
     Value,
 )
-from hwattn.quant.patterns import attention, layernorm, mixture
+from hwattn.quant.patterns import attention, experts, layernorm, mixture
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.pointwise import BINARY, UNARY, samples, simplify
 from hwattn.quant.patterns.tokens import Tokens, fold, placed, settle_curve, tokens_of, tokenwise
@@ -238,6 +239,8 @@ def _two_activations(context: Context, op: str, left: Activation, right: Activat
         return mixture.merged(context, left, right) or _residual(context, left, right)
     if op == "Mul":
         for gate, expert in ((left, right), (right, left)):
+            if isinstance(gate.base, GateBase) and isinstance(expert.base, ExpertsBase):
+                return experts.weighted(context, gate, expert)
             if isinstance(gate.base, GateBase):
                 return mixture.weighted(context, gate, expert)
     raise Refusal(
@@ -268,6 +271,8 @@ def _residual(context: Context, left: Activation, right: Activation) -> Activati
 
 def _partial(context: Context, x: Activation) -> Tokens:
     """The tokens of a summand; a mixture may still wait for the rest of its experts."""
-    if isinstance(x.base, MixtureBase) and x.index is None and x.curve is None:
-        return Tokens(x.base, None, x.shape[:-1])
+    if isinstance(x.base, MixtureBase) and x.curve is None and x.shape[-1] == x.base.features:
+        whole = np.arange(context.batch * x.base.tokens * x.base.features, dtype=np.int32)
+        if np.array_equal(x.full_index().ravel(), whole):
+            return Tokens(x.base, None, x.shape[:-1])
     return tokens_of(context, x)

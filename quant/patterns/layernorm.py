@@ -1,6 +1,8 @@
-"""LayerNorm: as one operator, and written out as mean, difference, square, mean, square root and quotient."""
+"""LayerNorm and RMSNorm: as one operator, and written out as mean, difference, square, mean, square root and quotient."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,31 +10,46 @@ from numpy.typing import NDArray
 
 from hwattn.quant.onnx_values import Activation, Known, Moment, NormBase, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute
-from hwattn.quant.patterns.tokens import tokens_of, tokenwise
+from hwattn.quant.patterns.pointwise import GRID
+from hwattn.quant.patterns.tokens import placed, tokens_of, tokenwise
 
 
-def layer_normalization(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    """The LayerNormalization operator over the last axis."""
+def layer_normalization(
+    context: Context, node: onnx.NodeProto, inputs: list[Value | None], *, zero_mean: bool = False
+) -> list[Value]:
+    """The LayerNormalization operator over the last axis, with `zero_mean` those of RMSNorm."""
     x = inputs[0]
     if not isinstance(x, Activation):
-        raise Refusal("LayerNormalization of something that is no tensor of tokens", "normalize tokens")
+        raise Refusal(f"{node.op_type} of something that is no tensor of tokens", "normalize tokens")
     axis = attribute(node, "axis", -1)
     if axis not in (-1, len(x.shape) - 1):
-        raise Refusal(f"LayerNormalization from axis {axis}", "normalize over the last axis, the features")
+        raise Refusal(f"{node.op_type} from axis {axis}", "normalize over the last axis, the features")
     if len(node.output) > 1 and any(node.output[1:]):
-        raise Refusal("LayerNormalization with mean or deviation as results", "use only its first result")
+        raise Refusal(f"{node.op_type} with mean or deviation as results", "use only its first result")
     gamma = np.asarray(context.constant(inputs[1], "its scale"), np.float32)
     beta = inputs[2] if len(inputs) > 2 else None
     shift = np.zeros_like(gamma) if beta is None else context.constant(beta, "its bias")
     # dequantized constants that float32 does not hold are float64
     shift = np.asarray(shift, np.promote_types(shift.dtype, np.float32))
-    return [normalize(context, x, float(attribute(node, "epsilon", 1e-5)), gamma, shift)]
+    epsilon = float(attribute(node, "epsilon", 1e-5))
+    return [normalize(context, x, epsilon, gamma, shift, zero_mean=zero_mean)]
+
+
+def rms_normalization(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """RMSNormalization, and SimplifiedLayerNormalization of onnxruntime, over the last axis."""
+    return layer_normalization(context, node, inputs[:2], zero_mean=True)
 
 
 def normalize(
-    context: Context, x: Activation, epsilon: float, gamma: NDArray[np.floating], beta: NDArray[np.floating]
+    context: Context,
+    x: Activation,
+    epsilon: float,
+    gamma: NDArray[np.floating],
+    beta: NDArray[np.floating],
+    *,
+    zero_mean: bool = False,
 ) -> Activation:
-    """LayerNorm of a tensor of tokens; `gamma` and `beta` broadcast to (features,)."""
+    """LayerNorm of a tensor of tokens, with `zero_mean` RMSNorm; `gamma` and `beta` broadcast to (features,)."""
     tokens = tokens_of(context, x)
     features = (tokens.base.features,)
     if gamma.size not in (1, *features) or beta.size not in (1, *features):
@@ -47,6 +64,7 @@ def normalize(
         gamma=np.array(np.broadcast_to(gamma.ravel(), features)),
         beta=np.array(np.broadcast_to(beta.ravel(), features)),
         epsilon=epsilon,
+        zero_mean=zero_mean,
     )
     return tokenwise(context, base, tokens)
 
@@ -67,9 +85,12 @@ def mean(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
             raise Refusal("mean pooling over the tokens", "classify from a class token, x[:, 0]")
         raise Refusal("a mean that is not over the features alone", "reduce over the last axis, keepdims=1")
     if isinstance(x, Activation):
-        if x.curve is not None:
-            raise Refusal("the mean of a function of the features, as in RMSNorm", "use LayerNorm")
-        return [Moment("mean", x)]
+        if x.curve is None:
+            return [Moment("mean", x)]
+        if np.array_equal(x.curve, GRID**2):
+            plain = Activation(x.base, x.shape, x.index, None, x.offset, x.node)
+            return [Moment("variance", plain, zero_mean=True)]
+        raise Refusal("the mean of a function of the features", "use LayerNorm or RMSNorm")
     if isinstance(x, Moment) and x.kind == "square":
         return [Moment("variance", source)]
     raise Refusal("a mean that belongs to no LayerNorm", "use LayerNorm as torch exports it")
@@ -77,26 +98,26 @@ def mean(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
 
 def combine(context: Context, op: str, left: Value, right: Value) -> Value | None:
     """A step of a LayerNorm of two operands, or None where it is none."""
-    if op in ("Add", "Mul") and isinstance(left, Known):
+    if op in ("Add", "Mul") and (isinstance(left, Known) or isinstance(right, Activation)):
         left, right = right, left
     match op, left, right:
-        case "Sub", Activation(), Moment(kind="mean") if left.same_elements(right.source):
+        case "Sub", Activation(curve=None), Moment(kind="mean") if left.same_elements(right.source):
             return Moment("centred", left)
         case "Mul", Moment(kind="centred"), Moment(kind="centred") if left.source is right.source:
             return Moment("square", left.source)
         case "Pow", Moment(kind="centred"), Known() if right.scalar == 2:
             return Moment("square", left.source)
         case "Add", Moment(kind="variance"), Known() if right.scalar is not None:
-            return Moment("variance", left.source, left.epsilon + right.scalar)
+            return replace(left, epsilon=left.epsilon + right.scalar)
         case "Pow", Moment(kind="variance"), Known() if right.scalar in (0.5, -0.5):
-            return Moment("deviation" if right.scalar == 0.5 else "reciprocal", left.source, left.epsilon)
+            return replace(left, kind="deviation" if right.scalar == 0.5 else "reciprocal")
         case "Div", Known(), Moment(kind="deviation") if left.scalar == 1:
-            return Moment("reciprocal", right.source, right.epsilon)
-        case "Div", Moment(kind="centred"), Moment(kind="deviation") if left.source is right.source:
+            return replace(right, kind="reciprocal")
+        case "Div", Activation() | Moment(), Moment(kind="deviation") if _divides(context, left, right):
             return _quotient(context, right)
-        case "Mul", Moment(kind="centred"), Moment(kind="reciprocal") if left.source is right.source:
+        case "Mul", Activation() | Moment(), Moment(kind="reciprocal") if _divides(context, left, right):
             return _quotient(context, right)
-        case "Mul", Moment(kind="reciprocal"), Moment(kind="centred") if left.source is right.source:
+        case "Mul", Moment(kind="reciprocal"), Moment(kind="centred") if _divides(context, right, left):
             return _quotient(context, left)
     return None
 
@@ -105,12 +126,20 @@ def unary(op: str, x: Moment) -> Moment | None:
     """A step of a LayerNorm of one operand, or None where it is none."""
     match op, x.kind:
         case "Sqrt", "variance":
-            return Moment("deviation", x.source, x.epsilon)
+            return replace(x, kind="deviation")
         case "Reciprocal", "deviation":
-            return Moment("reciprocal", x.source, x.epsilon)
+            return replace(x, kind="reciprocal")
     return None
+
+
+def _divides(context: Context, x: Activation | Moment, deviation: Moment) -> bool:
+    """The deviation is that of `x`: of a tensor for RMSNorm, of its difference from the mean for LayerNorm."""
+    if isinstance(x, Moment):
+        return x.kind == "centred" and x.source is deviation.source and not deviation.zero_mean
+    return deviation.zero_mean and x.curve is None and placed(context, x).same_elements(deviation.source)
 
 
 def _quotient(context: Context, deviation: Moment) -> Activation:
     one = np.ones(1, np.float32)
-    return normalize(context, deviation.source, deviation.epsilon, one, 0 * one)
+    source, epsilon = deviation.source, deviation.epsilon
+    return normalize(context, source, epsilon, one, 0 * one, zero_mean=deviation.zero_mean)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from hwattn.quant.onnx_selections import Choice
 from hwattn.quant.onnx_values import (
     Activation,
     AddBase,
-    Choice,
+    Base,
     GateBase,
     Known,
     LinearBase,
@@ -39,7 +41,7 @@ def softmax(context: Context, x: Activation) -> Activation:
         made = "gates" if stage == "masked" else stage
         return _next(context, x, made, x.base.k, normalized=True, renormalize=True)
     tokens = tokens_of(context, x)
-    logits = _logits(tokens)
+    logits = linear_gate(tokens)
     base = context.new(
         GateBase,
         tokens=logits.tokens,
@@ -65,7 +67,7 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         tokens, logits, normalized = _routing_tokens(context, x), x.base.logits, True
     else:
         tokens = tokens_of(context, x)
-        logits, normalized = _logits(tokens), False
+        logits, normalized = linear_gate(tokens), False
     if not 1 <= k <= logits.features:
         raise Refusal(f"TopK takes {k} of {logits.features} experts", _REMEDY)
     base = context.new(
@@ -78,7 +80,8 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         normalized=normalized,
         renormalize=False,
     )
-    return [tokenwise(context, base, tokens), Choice(base, x.shape)]
+    best = tokenwise(context, base, tokens)
+    return [best, Choice(base, best.full_index())]
 
 
 def total(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -116,12 +119,13 @@ def scatter(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) 
     axis = attribute(node, "axis", 0)
     if axis not in (-1, len(updates.shape) - 1) or attribute(node, "reduction", b"none") != b"none":
         raise Refusal("ScatterElements over another axis than the experts, or with a reduction", _REMEDY)
-    ours = (
-        isinstance(base, GateBase)
-        and base.stage == "chosen"
-        and _choice_of(base) is _choice_of(choice.chosen)
-    )
-    if not ours or updates.curve is not None or data.array.shape != choice.logits_shape:
+    ours = isinstance(base, GateBase) and base.stage == "chosen" and same_choice(base, choice.chosen)
+    if (
+        not ours
+        or updates.curve is not None
+        or not np.array_equal(choice.codes, updates.full_index())
+        or data.array.shape != (*updates.shape[:-1], choice.chosen.logits.features)
+    ):
         raise Refusal("the weights scattered are not those that TopK chose", _REMEDY)
     assert isinstance(base, GateBase)
     tokens = _routing_tokens(context, updates)
@@ -132,17 +136,40 @@ def scatter(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) 
         stage = "masked"
     else:
         raise Refusal(f"routing weights are scattered into {fill}, before or without a softmax", _REMEDY)
-    made = context.new(
+    made = scattered(context, base) if stage == "gates" else _in_columns(context, base, stage)
+    return [tokenwise(context, made, tokens)]
+
+
+def scattered(context: Context, base: GateBase) -> GateBase:
+    """The weights of the chosen in the columns of their experts, the others zero."""
+    if not base.normalized:
+        raise Refusal("experts are weighted by scores that went through no softmax", _REMEDY)
+    return context.once(("scattered", base.order), lambda: _in_columns(context, base, "gates"))
+
+
+def _in_columns(context: Context, base: GateBase, stage: str) -> GateBase:
+    return context.new(
         GateBase,
         tokens=base.tokens,
         features=base.logits.features,
+        parent=base,
         logits=base.logits,
         stage=stage,
         k=base.k,
         normalized=base.normalized,
         renormalize=base.renormalize,
     )
-    return [tokenwise(context, made, tokens)]
+
+
+def same_choice(one: GateBase, other: GateBase) -> bool:
+    """Both go back to the same TopK."""
+    return _choice_of(one) is _choice_of(other)
+
+
+def _choice_of(base: GateBase) -> GateBase:
+    while isinstance(base.parent, GateBase):
+        base = base.parent
+    return base
 
 
 def weighted(context: Context, gate: Activation, expert: Activation) -> Activation:
@@ -164,7 +191,7 @@ def weighted(context: Context, gate: Activation, expert: Activation) -> Activati
         aligned = base is fc2 and _same_rows(kept, made.rows)
     if not aligned:
         raise Refusal("a product of routing weights that is not one column times one expert", _REMEDY)
-    _check_expert(fc2, gates)
+    check_expert(fc2, gates)
     assert isinstance(fc2, LinearBase)
     base = context.new(
         MixtureBase,
@@ -213,7 +240,27 @@ def _merge(context: Context, x: Activation, other: MixtureBase) -> Activation:
     return Activation(made, x.shape, x.index, node=context.node)
 
 
-def _check_expert(base: object, gates: GateBase) -> None:
+def layer(
+    context: Context,
+    source: Base,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    activation: str | None = None,
+) -> LinearBase:
+    """A linear layer of an expert: weight (out, in), bias (out,) or none."""
+    return context.new(
+        LinearBase,
+        tokens=source.tokens,
+        features=len(weight),
+        source=source,
+        weight=np.ascontiguousarray(weight, np.float32),
+        bias=np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias, np.float32),
+        activation=activation,
+    )
+
+
+def check_expert(base: object, gates: GateBase) -> None:
+    """Refuse what is no expert of two linear layers on the input of the gate."""
     fc1 = base.source if isinstance(base, LinearBase) else None
     if (
         not isinstance(base, LinearBase)
@@ -230,7 +277,8 @@ def _check_expert(base: object, gates: GateBase) -> None:
         )
 
 
-def _logits(tokens: Tokens) -> LinearBase:
+def linear_gate(tokens: Tokens) -> LinearBase:
+    """The layer that makes a gate's scores."""
     base = tokens.base
     if not isinstance(base, LinearBase) or base.activation is not None:
         raise Refusal(
@@ -265,13 +313,6 @@ def _next(
         renormalize=renormalize,
     )
     return Activation(made, x.shape, x.index, node=context.node)
-
-
-def _choice_of(base: GateBase) -> GateBase:
-    """The TopK that a step of routing goes back to."""
-    while isinstance(base.parent, GateBase):
-        base = base.parent
-    return base
 
 
 def _same_rows(left: object, right: object) -> bool:

@@ -38,7 +38,10 @@ def _sigmoid(x: Curve) -> Curve:
 
 def _gelu(node: onnx.NodeProto, x: Curve) -> Curve:
     form = attribute(node, "approximate", b"none")
-    name = "gelu_tanh" if form == b"tanh" else "gelu"
+    return _named("gelu_tanh" if form == b"tanh" else "gelu", x)
+
+
+def _named(name: str, x: Curve) -> Curve:
     function = ACTIVATIONS[name][0]
     return np.array([function(float(value)) for value in x])
 
@@ -63,11 +66,14 @@ UNARY: dict[str, Callable[[onnx.NodeProto, Curve], Any]] = {
     "Reciprocal": lambda _, x: 1 / x,
     "Softplus": lambda _, x: np.logaddexp(x, 0),
     "Gelu": _gelu,
+    "BiasGelu": _gelu,
+    "FastGelu": lambda _, x: _named("gelu_tanh", x),
+    "QuickGelu": lambda node, x: x * _sigmoid(attribute(node, "alpha", 1.702) * x),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda _, x: x * np.clip(x / 6 + 0.5, 0, 1),
     "Mish": lambda _, x: x * np.tanh(np.logaddexp(x, 0)),
 }
-"""Operators of one input, on samples."""
+"""Operators of one input besides a bias, on samples."""
 
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "Add": np.add,

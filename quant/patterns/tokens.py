@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_selections import ExpertsBase
 from hwattn.quant.onnx_values import (
     Activation,
     Base,
@@ -74,6 +76,12 @@ def _tokens_of(context: Context, x: Activation) -> Tokens:
             "sum over all experts of the gate",
             x.node,
         )
+    if isinstance(base, ExpertsBase):
+        raise Refusal(
+            "experts' results are used before they are summed with their routing weights",
+            "multiply them by the routing weights and sum over the experts",
+            x.node,
+        )
     if x.index is None and len(x.shape) >= 2 and x.shape[-1] == count:
         return Tokens(base, None, x.shape[:-1])
     if len(x.shape) < 2:
@@ -139,11 +147,18 @@ def settle_curve(context: Context, x: Activation) -> Activation:
             "use GELU (erf or tanh), QuickGELU, SiLU, softplus, hard-swish or ReLU",
             x.node,
         )
+    return Activation(_activated(context, base, name, x.node), x.shape, x.index, node=x.node)
+
+
+def _activated(context: Context, base: Base, name: str, node: int) -> Base:
+    """A linear layer, or one of each expert, with the activation behind it."""
+    if isinstance(base, ExpertsBase):
+        return with_experts(context, base, lambda _, layer: _activated(context, layer, name, node))
     if not isinstance(base, LinearBase) or base.activation or base.weight.ndim != 2:
         raise Refusal(
-            f"{name} follows {describe(base)}", "apply activations to the result of a linear layer", x.node
+            f"{name} follows {describe(base)}", "apply activations to the result of a linear layer", node
         )
-    activated = context.once(
+    return context.once(
         ("activation", base.order, name),
         lambda: context.new(
             LinearBase,
@@ -157,7 +172,27 @@ def settle_curve(context: Context, x: Activation) -> Activation:
             step=base.step,
         ),
     )
-    return Activation(activated, x.shape, x.index, node=x.node)
+
+
+def with_experts(
+    context: Context, base: ExpertsBase, change: Callable[[int, LinearBase], Base | None]
+) -> ExpertsBase:
+    """Experts' results with the layer of each expert changed."""
+    experts = {number: change(number, layer) for number, layer in base.experts.items()}
+    if base.gates is not None or not all(isinstance(layer, LinearBase) for layer in experts.values()):
+        raise Refusal(
+            "a bias, scale or activation behind an expert's activation or routing weights",
+            "make each expert two linear layers with an activation between them",
+        )
+    return context.new(
+        ExpertsBase,
+        tokens=base.tokens,
+        features=base.features,
+        parent=base,
+        chosen=base.chosen,
+        experts=experts,
+        count=base.count,
+    )
 
 
 def fold(
@@ -197,6 +232,7 @@ def fold(
                     gamma=_f32(base.gamma * gain),
                     beta=_f32(base.beta * gain + offset),
                     epsilon=base.epsilon,
+                    zero_mean=base.zero_mean,
                 )
             case ConvBase():
                 return context.new(
@@ -217,12 +253,25 @@ def fold(
                 )
         raise AssertionError(base)
 
+    if isinstance(base, ExpertsBase) and gain.ndim == offset.ndim == 1:
+        return _fold_experts(context, base, gain.reshape(base.places, -1), offset.reshape(base.places, -1))
     kinds = (LinearBase, NormBase, ConvBase, ImageBase)
     if not isinstance(base, kinds) or (isinstance(base, LinearBase) and base.activation):
         return None
     if not isinstance(base, LinearBase) and (gain.ndim > 1 or offset.ndim > 1):
         return None
     return make() if key is None else context.once(("fold", base.order, *key), make)
+
+
+def _fold_experts(context: Context, base: ExpertsBase, gain: Vector, offset: Vector) -> ExpertsBase | None:
+    """Scales and biases of each place, which are those of an expert or the same for all."""
+    if base.chosen is not None and ((gain != gain[0]).any() or (offset != offset[0]).any()):
+        return None
+    return with_experts(
+        context,
+        base,
+        lambda number, layer: fold(context, layer, gain[number % len(gain)], offset[number % len(gain)]),
+    )
 
 
 def select_features(context: Context, base: Base, features: Index) -> Base:
@@ -348,6 +397,8 @@ def describe(base: Base) -> str:
             return "the weights of a gate"
         case MixtureBase():
             return "a mixture of experts"
+        case ExpertsBase():
+            return "experts' results that are not summed yet"
     return {"AttentionBase": "attention", "AddBase": "a residual addition", "RowsBase": "a range of tokens"}[
         type(base).__name__
     ]

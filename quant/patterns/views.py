@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from hwattn.quant.onnx_values import Activation, ConvBase, Float, Index, Known, Refusal, Scores, Value
+from hwattn.quant.patterns import experts
 from hwattn.quant.patterns.context import Context, attribute
 
 VIEWS = frozenset(
@@ -34,7 +35,7 @@ def view(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> 
         Activation(
             x.base,
             part.shape,
-            _unless_whole(context, x, part),
+            context.unless_whole(x.base, part),
             x.curve,
             offset[i] if offset else None,
             context.node,
@@ -58,15 +59,6 @@ def pad(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> l
     return [Activation(x.base, index.shape, index, x.curve, offset, context.node)]
 
 
-def _unless_whole(context: Context, x: Activation, index: Index) -> Index | None:
-    """None where the view is all of the base in its own order."""
-    shape = (context.batch, x.base.tokens, x.base.features)
-    if index.shape != shape:
-        return index
-    whole = np.arange(index.size, dtype=np.int32).reshape(shape)
-    return None if np.array_equal(index, whole) else index
-
-
 def _reshape_scores(
     context: Context, node: onnx.NodeProto, x: Scores, arguments: list[Value | None]
 ) -> Scores:
@@ -86,6 +78,11 @@ def concat(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -
     parts = [part for part in inputs if isinstance(part, Activation)]
     if len(parts) + sum(isinstance(part, Known) for part in inputs) != len(inputs):
         raise Refusal("Concat of attention scores or routing steps", "concatenate tokens or features only")
+    axis = attribute(node, "axis", 0)
+    if len(parts) == len(inputs) and len({part.base.order for part in parts}) == len(parts) > 1:
+        results = experts.side_by_side(context, parts, axis)
+        if results is not None:
+            return [results]
     base, curve = parts[0].base, parts[0].curve
     for part in parts:
         same_curve = part.curve is curve or (
@@ -110,7 +107,6 @@ def concat(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -
         elif isinstance(value, Known):
             index.append(np.full(value.array.shape, -1, np.int32))
             offset.append(np.asarray(value.array, np.float32))
-    axis = attribute(node, "axis", 0)
     try:
         joined = np.concatenate(index, axis)
         total = np.concatenate(offset, axis) if constant else None

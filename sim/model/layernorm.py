@@ -31,7 +31,7 @@ def reciprocal_square_root(variance: Int64) -> tuple[Int64, Int64]:
     return significand, 31 - (left >> 1)
 
 
-def normalize(x: Int64, epsilon: int) -> Int64:
+def normalize(x: Int64, epsilon: int, *, zero_mean: bool = False) -> Int64:
     """Return z = (x - mean) / sqrt(variance + eps) with 11 fraction bits, 18 bits.
 
     Parameters
@@ -40,6 +40,8 @@ def normalize(x: Int64, epsilon: int) -> Int64:
         16 bits signed, D at most 4096.
     epsilon : int
         Added to ``D * SS - S**2``, at least 1.
+    zero_mean : bool
+        Take the mean as zero (RMSNorm): S is 0. D is at most 4095 then.
 
     Returns
     -------
@@ -47,13 +49,15 @@ def normalize(x: Int64, epsilon: int) -> Int64:
     """
     x = np.asarray(x, np.int64)
     dim = x.shape[-1]
-    total = x.sum(axis=-1, keepdims=True)
+    total = np.int64(0) if zero_mean else x.sum(axis=-1, keepdims=True)
     variance = dim * (x * x).sum(axis=-1, keepdims=True) - total * total + epsilon
     significand, shift = reciprocal_square_root(variance)
     return saturate(round_shift((dim * x - total) * significand, shift), NORMAL_BITS)
 
 
-def layer_norm(x: Int64, gamma: Int64, beta: Int64, epsilon: int, shift: int) -> tuple[Int64, Int64]:
+def layer_norm(
+    x: Int64, gamma: Int64, beta: Int64, epsilon: int, shift: int, *, zero_mean: bool = False
+) -> tuple[Int64, Int64]:
     """Normalize int16 vectors, scale and shift them.
 
     Parameters
@@ -66,12 +70,14 @@ def layer_norm(x: Int64, gamma: Int64, beta: Int64, epsilon: int, shift: int) ->
         Added to ``D * SS - S**2``, at least 1.
     shift : int
         Right shift of ``z * gamma + beta``, at least 9.
+    zero_mean : bool
+        Take the mean as zero (RMSNorm).
 
     Returns
     -------
     out8, wide16 : ndarray of int64, shape (..., D)
         The int8 result, and the gate operand with 8 more bits, clipped to +-GATE_LIMIT.
     """
-    u = normalize(x, epsilon) * gamma + beta
+    u = normalize(x, epsilon, zero_mean=zero_mean) * gamma + beta
     wide = np.clip(round_shift(u, shift - 8), -GATE_LIMIT, GATE_LIMIT)
     return saturate(round_shift(u, shift), 8), wide

@@ -135,7 +135,8 @@ def norm(instruction: Norm, program: Program, state: State) -> None:
             f"{dim} norm parameters from entry {instruction.param_base} of {len(program.norm_params)}"
         )
     gamma, beta = (entries << 16) >> 48, (entries << 32) >> 32
-    out, wide = layer_norm(x, gamma, beta, instruction.epsilon, instruction.shift)
+    zero_mean = bool(instruction.zero_mean)
+    out, wide = layer_norm(x, gamma, beta, instruction.epsilon, instruction.shift, zero_mean=zero_mean)
     target = state.view(
         instruction.target * lanes, (rows, groups * lanes), (instruction.target_stride * lanes, 1)
     )

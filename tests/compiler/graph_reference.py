@@ -64,6 +64,7 @@ class GraphReference:
                         node.beta.astype(np.int64),
                         node.epsilon,
                         node.shift,
+                        zero_mean=node.zero_mean,
                     )
                     self.values[node.name], self.wide[node.name] = out8, wide
                 case QuantizedLinear():

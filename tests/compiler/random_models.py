@@ -55,7 +55,8 @@ class ModelBuilder:
     def norm(self, name: str, source: str, wide: bool = False) -> str:
         gamma = self.rng.integers(8000, 16000, self.dim).astype(np.int16)
         beta = self.rng.integers(-(2**20), 2**20, self.dim).astype(np.int32)
-        node = QuantizedLayerNorm(name, (source,), gamma, beta, 20, self.dim**2 * 40, wide)
+        zero_mean = len(self.nodes) % 3 == 1
+        node = QuantizedLayerNorm(name, (source,), gamma, beta, 20, self.dim**2 * 40, wide, zero_mean)
         return self.add(node, 2.0 ** (20 - 11) / 12000)
 
     def linear(self, name: str, source: str, outputs: int, scale: Any, activation: str | None = None) -> str:

@@ -135,9 +135,12 @@ def test_wrong_number_of_scales(model: QuantizedModel) -> None:
     refused(dataclasses.replace(model, scales=scales), "b0.attn.q: 3 scales; expected 1, or 2")
 
 
-def test_layer_norm_out_of_range(model: QuantizedModel) -> None:
+def test_layer_norm_out_of_range(model: QuantizedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(change(model, "norm", shift=8), "norm: shift 8; expected shift of 9 to 63")
     refused(change(model, "norm", epsilon=0), "norm: epsilon 0; expected epsilon of 1 to")
+    # as if the model had the most features that there can be, which without a mean are one less
+    monkeypatch.setattr("hwattn.compiler.lowering.norm.DIM_LIMIT", 24)
+    refused(change(model, "norm", zero_mean=True), "features 24; expected features of 1 to 23")
 
 
 def test_mixtures(model: QuantizedModel) -> None:

@@ -25,20 +25,25 @@ from hwattn.spec.graph import (
 
 torch = pytest.importorskip("torch")
 
+from pipeline import compare  # noqa: E402
 from torch import nn  # noqa: E402
 from torch_vits import (  # noqa: E402
     CLASSES,
     DIM,
     HEAD_DIM,
     HEADS,
+    IMAGE,
     PATCHES,
     Attend,
     Block,
     Masked,
     Mlp,
     MoEViT,
+    OtherTensor,
     QuickGELU,
     RMSNorm,
+    RootMeanSquare,
+    ThirdMoment,
     TokenMixer,
     ViT,
     WrittenSwish,
@@ -167,6 +172,28 @@ def test_layernorm_without_parameters(options, tmp_path):
     imported(export(ViT(Block(Attend(bias=False), norm=make)), tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize(
+    ("make", "dynamo", "opset"),
+    [
+        (RMSNorm, False, 14),
+        (RootMeanSquare, False, 17),
+        (lambda: nn.RMSNorm(DIM), True, 23),
+    ],
+)
+def test_rms_norm(make, dynamo, opset, tmp_path):
+    path = export(ViT(Block(norm=make), Block(norm=make)), tmp_path / "m.onnx", dynamo=dynamo, opset=opset)
+    graph = imported(path)
+    norms = [node.zero_mean for node in graph.nodes if isinstance(node, LayerNorm)]
+    assert norms == [True, False, True, False, False]
+
+
+def test_bits_of_rms_norm(tmp_path):
+    path = export(ViT(Block(norm=RMSNorm), Block(norm=RMSNorm)), tmp_path / "m.onnx")
+    rng = np.random.default_rng(1)
+    calibration, test = ({"image": rng.standard_normal((n, *IMAGE)).astype(np.float32)} for n in (32, 4))
+    assert compare(path, test, calibration).cosines["y0"] > 0.98
+
+
 RENORMALIZED = ["chosen", "divided", "masked", "late division"]
 
 
@@ -192,7 +219,8 @@ def test_mixtures(style, tasks, tmp_path):
         (lambda: ViT(Block(mlp=Mlp(nn.ELU()))), "Elu", "element-wise function", "GELU"),
         (lambda: ViT(Block(mlp=Mlp(nn.LeakyReLU()))), "LeakyRelu", "element-wise function", "GELU"),
         (lambda: ViT(Block(mlp=Mlp(nn.Mish()))), "Mul", "element-wise function", "GELU"),
-        (lambda: ViT(Block(norm=RMSNorm)), "ReduceMean", "RMSNorm", "LayerNorm"),
+        (lambda: ViT(Block(norm=ThirdMoment)), "ReduceMean", "mean of a function", "RMSNorm"),
+        (lambda: ViT(Block(norm=OtherTensor)), "Mul", "within a LayerNorm", "LayerNorm"),
         (lambda: ViT(Block(Masked())), "Add", "mask or bias", "remove attention masks"),
         (lambda: ViT(Block(TokenMixer())), "MatMul", "no longer the features of one token", "features"),
     ],

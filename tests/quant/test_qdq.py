@@ -15,7 +15,7 @@ from hwattn.quant.simulate import simulate
 pytest.importorskip("torch")
 
 from torch import nn
-from torch_vits import IMAGE, Block, Mlp, MoEViT, PostNorm, ViT, export
+from torch_vits import IMAGE, Block, Mlp, MoEViT, PostNorm, RMSNorm, ViT, export
 
 
 class StemPostNorm(ViT):
@@ -39,6 +39,7 @@ class StemPostNorm(ViT):
         (lambda: MoEViT("plain", 2), 2),
         (lambda: MoEViT("chosen"), 1),
         (StemPostNorm, 1),
+        (lambda: ViT(Block(norm=RMSNorm), Block(norm=RMSNorm)), 1),
     ],
 )
 def test_agrees_with_the_integer_model(make, inputs, tmp_path) -> None:

@@ -257,8 +257,31 @@ class MoEViT(ViT):
 
 
 class RMSNorm(nn.Module):
+    """As Llama has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(DIM))
+
     def forward(self, x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class RootMeanSquare(RMSNorm):
+    def forward(self, x):
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class ThirdMoment(RMSNorm):
+    def forward(self, x):
+        return x * torch.rsqrt(x.abs().pow(3).mean(-1, keepdim=True) + 1e-6)
+
+
+class OtherTensor(RMSNorm):
+    """Something else divided by the root mean square."""
+
+    def forward(self, x):
+        return torch.relu(x) * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
 class Masked(Attend):

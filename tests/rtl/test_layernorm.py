@@ -32,7 +32,8 @@ def expected(memory: np.ndarray, command: Norm, rows: np.ndarray, params: np.nda
     chosen = params[command.param_base : command.param_base + command.dim]
     gamma = chosen >> 32
     beta = (chosen & 0xFFFFFFFF).astype(np.uint32).view(np.int32).astype(np.int64)
-    out8, wide = layer_norm(rows, gamma, beta, command.epsilon, command.shift)
+    zero_mean = bool(command.zero_mean)
+    out8, wide = layer_norm(rows, gamma, beta, command.epsilon, command.shift, zero_mean=zero_mean)
     low, high = signed_digits(wide)
     for index in range(command.rows):
         for values, start in (
@@ -68,7 +69,7 @@ class Setup:
         self.memory = self.rng.integers(0, 256, (MEMORY_WORDS, lanes)).astype(np.uint8)
         self.bench.memory(self.dut.act, self.memory, self.dut.act_write)
 
-    def command(self, dim: int, rows: int, wide: int) -> Norm:
+    def command(self, dim: int, rows: int, wide: int, zero_mean: int = 0) -> Norm:
         rng, groups = self.rng, -(-dim // self.config.lanes)
         strides = groups + rng.integers(0, 3, 3)
         base = int(rng.integers(0, 56 - dim + 1))
@@ -85,6 +86,7 @@ class Setup:
             wide=wide,
             wide_target=300,
             wide_stride=int(2 * groups + strides[2] - groups),
+            zero_mean=zero_mean,
         )
 
     def rows(self, command: Norm) -> np.ndarray:
@@ -106,16 +108,17 @@ def test_random_commands(lanes: int, norm_lanes: int, stall: float) -> None:
     setup = Setup(lanes, norm_lanes, stall, seed=lanes * norm_lanes)
 
     async def test(ctx):
-        for dim, rows, wide in (
-            (1, 1, 0),
-            (32, 5, 1),
-            (lanes, 4, 1),
-            (19, 3, 0),
-            (2 * lanes + 1, 4, 1),
-            (48, 1, 0),
-            (54, 3, 1),
+        for dim, rows, wide, zero_mean in (
+            (1, 1, 0, 0),
+            (32, 5, 1, 0),
+            (lanes, 4, 1, 1),
+            (19, 3, 0, 1),
+            (2 * lanes + 1, 4, 1, 0),
+            (48, 1, 0, 0),
+            (54, 3, 1, 1),
+            (7, 2, 0, 0),
         ):
-            command = setup.command(dim, rows, wide)
+            command = setup.command(dim, rows, wide, zero_mean)
             values = setup.rows(command)
             store_rows(setup.memory, command, values)
             after = expected(setup.memory, command, values, setup.params)
@@ -179,18 +182,21 @@ def test_scale_over_the_whole_range() -> None:
     bench.run(test)
 
 
-def test_largest_row() -> None:
-    """4096 extreme values need every bit of the sums."""
+@pytest.mark.parametrize("zero_mean", [0, 1])
+def test_largest_row(zero_mean: int) -> None:
+    """4096 extreme values, or 4095 without their mean, need every bit of the sums."""
     config = AcceleratorConfig(lanes=8, norm_lanes=8, norm_words=4096)
     params = np.zeros(4096, np.int64) + (32767 << 32)
     dut = LayerNorm(config, params)
     bench = Bench(dut)
     memory = np.zeros((2048, 8), np.uint8)
     bench.memory(dut.act, memory, dut.act_write)
-    rows = np.full((1, 4096), -32768, np.int64)
-    rows[0, ::2] = 32767
-    rows[0, :100] = -32768
-    command = Norm(rows=1, dim=4096, target=1024, epsilon=1, shift=18)
+    dim = 4096 - zero_mean
+    rows = np.full((1, dim), -32768, np.int64)
+    if not zero_mean:
+        rows[0, ::2] = 32767
+        rows[0, :100] = -32768
+    command = Norm(rows=1, dim=dim, target=1024, epsilon=1, shift=18, zero_mean=zero_mean)
     store_rows(memory, command, rows)
     after = expected(memory, command, rows, params)
 
@@ -230,7 +236,16 @@ def test_latency(lanes: int, norm_lanes: int) -> None:
             wide = lanes // norm_lanes >= 3
             groups = -(-dim // lanes)
             beats = groups * lanes // norm_lanes
-            command = Norm(rows=rows, dim=dim, target=300, epsilon=1, shift=9, wide=wide, wide_target=400)
+            command = Norm(
+                rows=rows,
+                dim=dim,
+                target=300,
+                epsilon=1,
+                shift=9,
+                wide=wide,
+                wide_target=400,
+                zero_mean=rows % 2,
+            )
             cycles = await setup.bench.execute(ctx, setup.dut, command)
             first = 37 + beats + max(beats, 2 * groups - 1) + 2 * wide
             assert cycles == first + (rows - 1) * max(beats, 2 * groups, 15), (dim, rows)

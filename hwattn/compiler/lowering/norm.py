@@ -9,8 +9,10 @@ from hwattn.compiler.plan import Form
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Norm
 from hwattn.spec.quantized import QuantizedLayerNorm
+from hwattn.spec.widths import VARIANCE_BITS
 
 EPSILON_LIMIT = 2**52
+VARIANCE_LIMIT = 2**VARIANCE_BITS
 DIM_LIMIT = 4096
 
 
@@ -39,14 +41,18 @@ def lower_layer_norm(context: Context, node: QuantizedLayerNorm) -> None:
                 wide=int(wide),
                 wide_target=gates.address(token) if wide else 0,
                 wide_stride=gates.stride if wide else 0,
+                zero_mean=int(node.zero_mean),
             )
         )
 
 
 def _check(node: QuantizedLayerNorm, dim: int) -> None:
+    # the variance has 54 bits: without a mean to subtract, the largest rows would fill them
+    widest = DIM_LIMIT - 1 if node.zero_mean else DIM_LIMIT
+    room = VARIANCE_LIMIT - dim * dim * 2**30 if node.zero_mean else EPSILON_LIMIT
     limits = (
-        ("features", dim, 1, DIM_LIMIT),
-        ("epsilon", node.epsilon, 1, EPSILON_LIMIT - 1),
+        ("features", dim, 1, widest),
+        ("epsilon", node.epsilon, 1, min(EPSILON_LIMIT, room) - 1),
         ("shift", node.shift, 9, 63),
     )
     for what, value, low, high in limits:

@@ -240,6 +240,7 @@ class Draw:
             wide=self.flag(),
             wide_target=third * 3,
             wide_stride=2 * groups,
+            zero_mean=(rows + dim) % 2,
         )
 
     def route(self):

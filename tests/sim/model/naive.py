@@ -180,7 +180,8 @@ class Naive:
             for c in range(i.dim):
                 low = (i.source + r * i.source_stride + c // self.L * 2) * self.L + c % self.L
                 x.append(signed8(self.memory[low + self.L]) * 256 + int(self.memory[low]))
-            out, wide = layer_norm(np.array(x), np.array(gamma), np.array(beta), i.epsilon, i.shift)
+            vectors = (np.array(x), np.array(gamma), np.array(beta))
+            out, wide = layer_norm(*vectors, i.epsilon, i.shift, zero_mean=bool(i.zero_mean))
             for c in range(width):
                 self.memory[(i.target + r * i.target_stride) * self.L + c] = (
                     int(out[c]) & 255 if c < i.dim else 0

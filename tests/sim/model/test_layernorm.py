@@ -19,8 +19,8 @@ def clip(value, low, high):
     return max(low, min(high, value))
 
 
-def reference(x, gamma, beta, epsilon, shift):
-    dim, total, squares = len(x), sum(x), sum(v * v for v in x)
+def reference(x, gamma, beta, epsilon, shift, zero_mean):
+    dim, total, squares = len(x), 0 if zero_mean else sum(x), sum(v * v for v in x)
     variance = dim * squares - total * total + epsilon
     assert 1 <= variance < 2**54
     left = (54 - variance.bit_length()) & ~1
@@ -38,8 +38,11 @@ def reference(x, gamma, beta, epsilon, shift):
     return out, wide
 
 
-@pytest.mark.parametrize("dim", [1, 2, 7, 64, 192, 4096])
-def test_equals_the_reference(dim):
+@pytest.mark.parametrize(
+    ("dim", "zero_mean"),
+    [(dim, False) for dim in (1, 2, 7, 64, 192, 4096)] + [(dim, True) for dim in (1, 7, 192, 4095)],
+)
+def test_equals_the_reference(dim, zero_mean):
     random = np.random.default_rng(dim)
     rows = [
         random.integers(-32768, 32768, dim),
@@ -51,7 +54,7 @@ def test_equals_the_reference(dim):
     gamma, beta = random.integers(-32768, 32768, dim), random.integers(-(2**31), 2**31, dim)
     x = np.stack(rows)
     for epsilon, shift in [(1, 9), (dim * dim + 5, 18), (2**30, 30)]:
-        out, wide = layer_norm(x, gamma, beta, epsilon, shift)
+        out, wide = layer_norm(x, gamma, beta, epsilon, shift, zero_mean=zero_mean)
         for r in range(len(rows)):
-            expected = reference(x[r].tolist(), gamma.tolist(), beta.tolist(), epsilon, shift)
+            expected = reference(x[r].tolist(), gamma.tolist(), beta.tolist(), epsilon, shift, zero_mean)
             assert (out[r].tolist(), wide[r].tolist()) == expected

@@ -1,0 +1,64 @@
+"""What to do with an operator that reads the choice of experts, or tensors that depend on it."""
+
+from __future__ import annotations
+
+import onnx
+
+from hwattn.quant.onnx_selections import Choice, Gathered, Mask, Places, Selected
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Routed, Value
+from hwattn.quant.patterns import experts, mixture, products, selection, views
+from hwattn.quant.patterns.context import Context
+from hwattn.quant.patterns.put_back import put_back
+
+SCATTER = frozenset(["Scatter", "ScatterElements", "ScatterND"])
+UNCHANGED = frozenset(["Cast", "Identity", "Dropout"])
+
+
+def routed(
+    context: Context, node: onnx.NodeProto, inputs: list[Value | None], handler: selection.Handler | None
+) -> list[Value]:
+    """Carry out a node of which an input is `Routed`; `handler` is that for activations.
+
+    Raises
+    ------
+    Refusal
+        It is no step of a mixture of experts that is understood.
+    """
+    op = node.op_type
+    first, second = (*inputs, None)[:2]
+    kinds = {type(value) for value in inputs if isinstance(value, Routed)}
+    made: list[Value] | None = None
+    if op in SCATTER:
+        made = mixture.scatter(context, node, inputs) if Choice in kinds else put_back(context, node, inputs)
+    elif op in ("Gather", "GatherND") and isinstance(second, Places):
+        made = selection.take(context, node, first, second)
+    elif op in ("Gather", "GatherND") and isinstance(first, Known) and isinstance(second, Choice):
+        made = [experts.of_chosen(node, first, second)]
+    elif Selected in kinds:
+        made = selection.selected(context, node, inputs, handler)
+    elif Places in kinds:
+        made = selection.places(context, node, inputs)
+    elif op in UNCHANGED:
+        made = [value for value in inputs[:1] if value is not None]
+    elif kinds == {Gathered}:
+        made = _gathered(context, node, inputs)
+    elif kinds == {Choice}:
+        made = selection.choice(context, node, inputs)
+    elif kinds == {Mask}:
+        made = selection.mask(context, node, inputs)
+    if made is None:
+        raise Refusal(f"{op} of a choice of experts", selection.REMEDY)
+    return made
+
+
+def _gathered(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value] | None:
+    match node.op_type, inputs:
+        case "MatMul", _:
+            return products.matmul(context, node, inputs)
+        case "Einsum", _:
+            return products.einsum(context, node, inputs)
+        case "Add", [Activation() as x, Gathered() as bias] | [Gathered() as bias, Activation() as x]:
+            return [experts.add(context, x, bias)]
+        case op, [Gathered() as x, *rest] if op in views.VIEWS:
+            return [experts.view(context, node, x, rest)]
+    return None
