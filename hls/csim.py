@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hwattn.hls.compilation import compile_interface
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction, encode
+from hwattn.spec.encoding import encode
+from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Region
 from hwattn.spec.tables import activation_table

@@ -10,17 +10,8 @@ from types import ModuleType
 
 from hwattn.spec import isa, numbers, tables, widths
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import (
-    INSTRUCTIONS,
-    Field,
-    Format,
-    Instruction,
-    Memory,
-    Opcode,
-    Predicated,
-    Stage2,
-    fields,
-)
+from hwattn.spec.encoding import Field, fields
+from hwattn.spec.isa import INSTRUCTIONS, Format, Instruction, Memory, Opcode, Predicated, Stage2
 from hwattn.spec.registers import ErrorCause
 
 NAMESPACE = "hwattn"
@@ -57,7 +48,7 @@ def tables_header() -> str:
 
 
 def isa_header() -> str:
-    """One struct for each instruction, built from its encoded bits; the layouts are those of ``hwattn.spec.isa.fields``."""
+    """One struct for each instruction, built from its encoded bits; the layouts are those of ``hwattn.spec.encoding.fields``."""
     lines = [
         "typedef ap_uint<INSTRUCTION_BITS> Encoded;",
         "",

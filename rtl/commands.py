@@ -6,7 +6,8 @@ from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Signature
 
-from hwattn.spec.isa import Instruction, Predicated, fields
+from hwattn.spec.encoding import fields
+from hwattn.spec.isa import Instruction, Predicated
 
 EXPERT_BITS = 8
 _CONSUMED = {"pop", "push", "expert_enable", "meta"}

@@ -22,7 +22,7 @@ from hwattn.rtl.router import Router
 from hwattn.rtl.softmax import Softmax
 from hwattn.rtl.storer import Storer
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import encode
+from hwattn.spec.encoding import encode
 from hwattn.spec.program import Program
 from hwattn.spec.registers import ActReader, ActWriter, ErrorCause, Status, WeightReader
 from hwattn.spec.tables import activation_table

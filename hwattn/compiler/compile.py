@@ -13,8 +13,9 @@ from hwattn.compiler.task import IMAGE, TaskLowering, output_ports
 from hwattn.compiler.tokens import synchronize
 from hwattn.compiler.verify import verify_program
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.encoding import encode
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.isa import Instruction, encode
+from hwattn.spec.isa import Instruction
 from hwattn.spec.program import ImagePort, Program
 from hwattn.spec.quantized import QuantizedLinear, QuantizedMixture, QuantizedModel
 

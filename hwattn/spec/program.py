@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import INSTRUCTION_BITS, Instruction, encode
+from hwattn.spec.encoding import encode
+from hwattn.spec.isa import INSTRUCTION_BITS, Instruction
 
 
 @dataclass(frozen=True)

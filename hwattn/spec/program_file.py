@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.encoding import decode, encode
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.files import write_complete
-from hwattn.spec.isa import INSTRUCTION_BITS, Instruction, decode, encode
+from hwattn.spec.isa import INSTRUCTION_BITS, Instruction
 from hwattn.spec.program import ImagePort, OutputPort, Program
 
 FORMAT = "hwattn-program"

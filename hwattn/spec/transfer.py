@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.spec.isa import INSTRUCTION_BITS, encode
+from hwattn.spec.encoding import encode
+from hwattn.spec.isa import INSTRUCTION_BITS
 from hwattn.spec.program import ImagePort, OutputPort, Program
 from hwattn.spec.registers import UNITS, Region, Register
 from hwattn.spec.tables import activation_table

@@ -14,8 +14,9 @@ from cocotb.triggers import FallingEdge, RisingEdge, SimTimeoutError, Timer, Val
 from numpy.typing import NDArray
 
 from hwattn.sim.cosim.job import Fault
+from hwattn.spec.encoding import disassemble
 from hwattn.spec.external import ExternalMemory
-from hwattn.spec.isa import Queue, disassemble
+from hwattn.spec.isa import Queue
 from hwattn.spec.program import Program
 from hwattn.spec.registers import COUNTERS, Control, Region, Register, Status, address
 

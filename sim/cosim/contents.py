@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from hwattn.spec.isa import encode
+from hwattn.spec.encoding import encode
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Region
 

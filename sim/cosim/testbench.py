@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from hwattn.sim.cosim.bus import CLOCK_NS, HostBus, HungError, crc
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job, Mismatch, Run
 from hwattn.sim.model.executor import Executor
-from hwattn.spec.isa import Store, disassemble
+from hwattn.spec.encoding import disassemble
+from hwattn.spec.isa import Store
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import load_program
 from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, ErrorCause, Register, Status

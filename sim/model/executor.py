@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwattn.sim.model import external, loader, operations, writer
 from hwattn.sim.model.predicate import Active, active
 from hwattn.sim.model.state import State
+from hwattn.spec.encoding import disassemble
 from hwattn.spec.isa import (
     Copy,
     Fetch,
@@ -24,7 +25,6 @@ from hwattn.spec.isa import (
     Route,
     Softmax,
     Store,
-    disassemble,
 )
 from hwattn.spec.numbers import Int64
 from hwattn.spec.program import Program

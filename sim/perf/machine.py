@@ -17,6 +17,7 @@ from enum import IntEnum
 from hwattn.sim.perf.memory import MemoryPort, Span
 from hwattn.sim.perf.units import MATRIX_SETUP, stream_cycles, unit_cycles
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.encoding import disassemble
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import (
@@ -31,7 +32,6 @@ from hwattn.spec.isa import (
     Queue,
     Route,
     Store,
-    disassemble,
 )
 from hwattn.spec.program import Program
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hwattn.spec.isa import INSTRUCTIONS, fields
+from hwattn.spec.encoding import fields
+from hwattn.spec.isa import INSTRUCTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "isa.md").read_text()
 

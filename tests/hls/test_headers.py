@@ -12,7 +12,8 @@ from draw import CONFIGS
 import hwattn.hls
 from hwattn.hls.headers import config_header, constants_header, isa_header, tables_header
 from hwattn.spec import isa, numbers, registers, tables, widths
-from hwattn.spec.isa import INSTRUCTIONS, fields
+from hwattn.spec.encoding import fields
+from hwattn.spec.isa import INSTRUCTIONS
 
 ROOM = Path(hwattn.hls.__path__[0])
 

@@ -8,8 +8,9 @@ from bench import Bench, Context
 from hwattn.rtl.dispatcher import Dispatcher
 from hwattn.rtl.queue import unit_kinds
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Halt, Instruction, Load, Matmul, Norm, Post, Queue, encode
-from hwattn.spec.isa import fields as fields_of
+from hwattn.spec.encoding import encode
+from hwattn.spec.encoding import fields as fields_of
+from hwattn.spec.isa import Halt, Instruction, Load, Matmul, Norm, Post, Queue
 from hwattn.spec.registers import ErrorCause
 
 UNKNOWN = 15

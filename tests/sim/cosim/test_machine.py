@@ -18,8 +18,9 @@ from hwattn.sim.cosim import session
 from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.encoding import disassemble
 from hwattn.spec.errors import FailedError
-from hwattn.spec.isa import Halt, Matmul, Queue, disassemble
+from hwattn.spec.isa import Halt, Matmul, Queue
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Register
 
