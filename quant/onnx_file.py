@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from hwattn.quant.onnx_fused import take_apart
+from hwattn.quant.patterns.sizes import MAX_ELEMENTS
 from hwattn.spec.errors import RefusedError
 
-MAX_IMAGE = 2**28
-"""Largest number of channels * height * width."""
+MAX_IMAGE = MAX_ELEMENTS // 4
+"""Largest number of channels * height * width, and of a fixed batch of them."""
 
 MICROSOFT = "com.microsoft"
 ONNXRUNTIME_UNTIL = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1000}
@@ -307,11 +308,12 @@ def _image_input(
             "let only the batch axis be dynamic when exporting",
         )
     channels, height, width = (int(size.dim_value) for size in sizes)
-    if channels * height * width > MAX_IMAGE:
+    numbers = channels * height * width * max(1, int(batch.dim_value))
+    if numbers > MAX_IMAGE:
         raise RefusedError(
-            f"the input {images[0].name!r} of {path} has {channels * height * width} numbers",
-            f"at most {MAX_IMAGE}",
-            "export the model for smaller images",
+            f"the input {images[0].name!r} of {path} has {numbers:,} numbers",
+            f"at most {MAX_IMAGE:,}",
+            "export the model for smaller images, with a dynamic batch axis",
         )
     return images[0].name, (channels, height, width), int(batch.dim_value) or None
 

@@ -47,7 +47,7 @@ from hwattn.quant.patterns.context import Context, attribute, shape_of
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
 from hwattn.quant.patterns.routing import routed
 from hwattn.quant.patterns.tokens import Tokens
-from hwattn.spec.host import token_weight
+from hwattn.spec.host import FEATURES_MAX, token_weight
 
 Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
 
@@ -184,6 +184,8 @@ def _tokens(context: Context, name: str, value: Value) -> Activation:
     if example.ndim != 3 or len(example) != context.batch or not example.size:
         raise Refusal(f"{name} is no tensor (batch, tokens, features) that the host computes", DEFAULT_REMEDY)
     _, tokens, features = example.shape
+    if features > FEATURES_MAX:
+        raise Refusal(f"{name} has {features:,} features, more than {FEATURES_MAX:,}", DEFAULT_REMEDY)
     shape = {"tokens": tokens, "features": features}
     zeros = np.zeros((tokens, features), np.float32)
     conv = context.new(ConvBase, **shape, weight=token_weight(features), bias=zeros[0])

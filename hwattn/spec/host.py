@@ -53,6 +53,10 @@ def token_scale(tokens: NDArray[np.float32]) -> float:
     return (peak or 1.0) / 127
 
 
+FEATURES_MAX = 4096
+"""Of a token that the host hands over: what the machine's LayerNorm takes."""
+
+
 def token_weight(features: int) -> NDArray[np.float32]:
     """The kernel (features, 1, 1, 2 * features) that puts both digits together again."""
     one = np.eye(features, dtype=np.float32)

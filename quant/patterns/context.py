@@ -24,9 +24,7 @@ from hwattn.quant.onnx_values import (
     Scores,
     Value,
 )
-
-MAX_ELEMENTS = 2**31 - 1
-"""Largest number of elements of a tensor: their indices are int32."""
+from hwattn.quant.patterns.sizes import MAX_ELEMENTS, check_size
 
 _BROKEN = frozenset(["GatherElements"])
 """Operators that onnx's reference evaluator gets wrong: indices of another length than the data."""
@@ -65,7 +63,10 @@ class Context:
     def new(self, kind: type[B], **fields: Any) -> B:
         """Make a base, numbered after all others."""
         if self.batch * fields["tokens"] * fields["features"] > MAX_ELEMENTS:
-            raise Refusal(f"a tensor of {fields['tokens']} tokens is too large", "use fewer tokens")
+            raise Refusal(
+                f"a tensor of {fields['tokens']:,} tokens or pixels and {fields['features']:,} features",
+                f"a batch of {self.batch} has more than {MAX_ELEMENTS:,} elements: use fewer",
+            )
         base = kind(order=len(self.bases), **fields)
         self.made_by[base.order] = self.node
         self.bases.append(base)
@@ -95,14 +96,15 @@ class Context:
     def run(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
         """Evaluate one node on arrays; an input that is not there is None."""
         feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+        check_size(node, list(feeds.values()))
         try:
             with np.errstate(all="ignore"):
                 if node.op_type in _BROKEN or node.domain not in ("", "ai.onnx"):
                     results: Sequence[Any] = self._by_onnxruntime(node, feeds)
                 else:
                     results = list(self._evaluator(node, list(feeds)).run(None, feeds))
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise Refusal("its result does not fit in memory", "check the shapes in the model") from error
         except Exception as error:
             raise Refusal(
                 f"it cannot be evaluated: {str(error).splitlines()[0] if str(error) else type(error).__name__}",

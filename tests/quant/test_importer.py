@@ -264,7 +264,7 @@ FINE = [*EMBED, helper.make_node("MatMul", ["norm", "w"], ["y"])]
     [
         (small(FINE, WEIGHTS, image=("N", 3, "H", "W")), r"has the shape \['N', 3, 'H', 'W'\]"),
         (small(FINE, WEIGHTS, image=("N", 3, 4)), "has 0 inputs with four axes"),
-        (small(FINE, WEIGHTS, image=("N", 3, 10**5, 10**5)), "has 30000000000 numbers"),
+        (small(FINE, WEIGHTS, image=("N", 3, 10**5, 10**5)), "has 30,000,000,000 numbers"),
         (small(FINE, WEIGHTS, elem=TensorProto.FLOAT16), "is of type FLOAT16"),
         (small(FINE, WEIGHTS, extra=[TASK]), "has 1 outputs and a task input"),
         (small(FINE, WEIGHTS, extra=[helper.make_tensor_value_info("t", TensorProto.FLOAT, [])]), "inputs 't'"),
