@@ -27,7 +27,7 @@ def estimate(board: Board, folder: Path, core: str, result: BuildResult, progres
     family = "xcup" if re.match(r"xc(zu|k)", board.device) else "xc7"
     # assertions are for simulation; synthesis would keep their logic
     script = [
-        f"read_verilog {core}",
+        f"read_verilog -formal {core}",
         "chformal -remove",
         "delete t:$check t:$print",
         f"synth_xilinx -family {family} -flatten -noiopad -noclkbuf -top hwattn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -44,9 +45,12 @@ _HELPER = re.compile(r"(\\\$auto\$verilog_backend\.cc:)\d+:(dump_module)\$\d+ ")
 
 # lines as `\\name [3] = 8'h00;`, at least eight
 _ZEROS = re.compile(
-    r"(?:    (?P<memory>\\\S+ |\w+)\[(?P<first>\d+)\] = (?P<width>\d+)'h0+;\n)"
-    r"(?:    (?P=memory)\[\d+\] = \d+'h0+;\n){7,}"
+    r"(?:    (?P<memory>\\\S+ |\w+)\[(?P<first>\d+)\] = (?P<width>\d+)'[hd]0+;\n)"
+    r"(?:    (?P=memory)\[\d+\] = \d+'[hd]0+;\n){7,}"
 )
+
+_INITIAL = re.compile(r"^  initial begin\n(?P<statements>(?:    .*\n)*?)  end\n", re.MULTILINE)
+_STATEMENTS_MAX = 256
 
 # a block that assigns a constant to part of a variable has nothing to wait for, and never runs
 _CONSTANT_BLOCK = re.compile(
@@ -124,7 +128,7 @@ def merge_equal_modules(text: str) -> str:
         compared first, so that equal trees merge as a whole.
     """
     text = _CONSTANT_BLOCK.sub(r"  initial\n\g<assignment>", _HELPER.sub(r"\1\2 ", text))
-    text = _shorten_zeros(text)
+    text = _INITIAL.sub(_split_initial, _shorten_zeros(text))
     modules = {match["name"].strip(): match for match in _MODULE.finditer(text)}
     kept: dict[str, str] = {}  # name -> name of the module that stands for it
     first_with: dict[str, str] = {}  # text without its own name -> name
@@ -168,6 +172,16 @@ def _shorten_zeros(text: str) -> str:
         )
 
     return _ZEROS.sub(loop, text)
+
+
+def _split_initial(block: re.Match[str]) -> str:
+    """Write a long block of initial contents as several: Yosys takes time by the square of a block's length to read it."""
+    lines = block["statements"].splitlines(keepends=True)
+    # deeper lines and an `end` belong to the statement before them
+    starts = [index for index, line in enumerate(lines) if not line.startswith(("      ", "    end\n"))]
+    cuts = [*starts[::_STATEMENTS_MAX], len(lines)]
+    parts = ("".join(lines[first:stop]) for first, stop in itertools.pairwise(cuts))
+    return "".join(f"  initial begin\n{part}  end\n" for part in parts)
 
 
 def _without_order(module: str) -> str:

@@ -1,12 +1,14 @@
 """Verilog text: deterministic, without source paths, each distinct module once."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl import verilog
@@ -142,3 +144,38 @@ def test_constant_parts_are_set_from_the_start() -> None:
     text = verilog.to_verilog(PartlyConstant(), "part")
     assert "initial\n    p[11:4] = 8'hff;" in text
     assert "always @*\n    p[11:4]" not in text
+
+
+CONTENTS = [*range(1, 700), *[0] * 300, 5, *[0] * 20]
+
+
+class Table(wiring.Component):
+    """A memory with contents, long runs of zeros among them."""
+
+    address: In(10)
+    data: Out(12)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=12, depth=len(CONTENTS), init=CONTENTS)
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(self.address), self.data.eq(port.data)]
+        return m
+
+
+def test_contents_stand_in_short_blocks_and_zeros_in_loops() -> None:
+    text = verilog.to_verilog(Table(), "table")
+    blocks = re.findall(r"^  initial begin\n(.*?)^  end\n", text, re.MULTILINE | re.DOTALL)
+    assert max(block.count("] = ") for block in blocks) <= 256
+    found: dict[int, int] = {}
+    for block in blocks:
+        for first, stop in re.findall(r"for \(i = (\d+); i < (\d+); i = i \+ 1\)", block):
+            found.update(dict.fromkeys(range(int(first), int(stop)), 0))
+        found.update(
+            {
+                int(at): int(value, 10 if base == "d" else 16)
+                for at, base, value in re.findall(r"\w\[(\d+)\] = 12'([dh])(\w+);", block)
+            }
+        )
+    assert [found[index] for index in range(len(CONTENTS))] == CONTENTS
+    assert text.count("] = ") < 720
