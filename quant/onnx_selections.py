@@ -62,10 +62,32 @@ class Choice(Routed):
 
 @dataclass(frozen=True, eq=False)
 class Mask(Routed):
-    """Tests whether an expert was chosen: for each element, ``(row * k + place) * experts + expert``."""
+    """Tests whether an expert was chosen: for each element, ``(row * k + place) * experts + expert``.
+
+    With `anywhere` whether it was chosen in any place: ``row * experts + expert``.
+    """
 
     chosen: GateBase
     codes: Index
+    anywhere: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.codes.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed(Routed):
+    """Routing weights of the chosen times tests for an expert, with the codes of the `Mask`."""
+
+    weights: GateBase
+    codes: Index
+
+    @property
+    def chosen(self) -> GateBase:
+        """What was chosen."""
+        return self.weights
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -65,6 +65,9 @@ def test_bits_of_index_form(tmp_path):
         ("Unweighted", "without routing weights"),
         ("OtherChoice", "something else than their routing weights"),
         ("DenseOther", "for another"),
+        ("MaskedOther", "of other tokens or experts"),
+        ("MaskOfThree", "at the tokens of another"),
+        ("ResultsOfOther", "chosen for another"),
     ],
 )
 def test_refused(name, reason, tmp_path):
