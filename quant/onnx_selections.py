@@ -97,15 +97,25 @@ class Weighed(Routed):
 
 @dataclass(frozen=True)
 class Selection:
-    """The tokens that chose `expert`, in the order in which NonZero finds them: `layout` holds all choices in that order.
+    """The tokens that chose an expert.
 
-    The graph is run as if every token had chosen the expert, once, in each place in turn: what the result for a token
-    is does not depend on the others, so that leaving out those that did not choose it changes nothing.
+    The graph is run as if every token had chosen it, once, in each place in turn: what the result for a token is does not
+    depend on the others, so that leaving out those that did not choose it changes nothing.
+
+    Parameters
+    ----------
+    chosen : GateBase
+    expert : int
+    layout : bytes
+        All choices in the order in which NonZero looks at them (int32): that of the selected tokens.
+    order : bytes
+        The tokens' rows (int64) in the order that the graph is run with.
     """
 
     chosen: GateBase
     expert: int
     layout: bytes
+    order: bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,12 +161,13 @@ def _nonzero(x: Mask) -> Places:
         raise Refusal("the tokens of several experts at once", REMEDY)
     order = np.argsort(codes, kind="stable").reshape(-1, tested, repeats)
     # in any order, so that nothing which moves tokens among the selected ones can pass for a view
-    order = order[np.random.default_rng(len(order)).permutation(len(order))]
+    rows = np.random.default_rng([len(order), int(number[0])]).permutation(len(order))
+    order = order[rows]
     numbers = tuple(
         np.stack(np.unravel_index(order[:, place % tested].ravel(), x.codes.shape)).astype(np.int64)
         for place in range(k)
     )
-    return Places(Selection(x.chosen, int(number[0]), runs[:, 0].tobytes()), numbers)
+    return Places(Selection(x.chosen, int(number[0]), runs[:, 0].tobytes(), rows.tobytes()), numbers)
 
 
 def _experts(chosen: GateBase) -> int:

@@ -7,10 +7,11 @@ import onnx
 from hwattn.quant.onnx_selections import Choice, Gathered, Mask, Places, Selected, Weighed
 from hwattn.quant.onnx_values import Activation, Known, Refusal, Routed, Value
 from hwattn.quant.patterns import experts, masks, mixture, products, selection, views
-from hwattn.quant.patterns.context import Context
+from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.put_back import put_back
 
 SCATTER = frozenset(["Scatter", "ScatterElements", "ScatterND"])
+FLOAT = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 UNCHANGED = frozenset(["Cast", "Identity", "Dropout"])
 
 
@@ -41,7 +42,7 @@ def routed(
     elif Places in kinds:
         made = selection.places(context, node, inputs)
     elif op in UNCHANGED:
-        made = [value for value in inputs[:1] if value is not None]
+        made = [_unchanged(node, first)]
     elif kinds == {Gathered}:
         made = _gathered(context, node, inputs)
     elif kinds == {Choice}:
@@ -51,6 +52,16 @@ def routed(
     if made is None:
         raise Refusal(f"{op} of a choice of experts", selection.REMEDY)
     return made
+
+
+def _unchanged(node: onnx.NodeProto, x: Value | None) -> Value:
+    assert x is not None
+    target = attribute(node, "to", FLOAT[0])
+    truncates = isinstance(x, Weighed | Gathered) and target not in FLOAT
+    if truncates or (isinstance(x, Choice) and target == onnx.TensorProto.BOOL):
+        name = onnx.TensorProto.DataType.Name(target)
+        raise Refusal(f"a cast to {name} of a step of routing", "export the model in float32")
+    return x
 
 
 def _scattered(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:

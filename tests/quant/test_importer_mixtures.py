@@ -56,7 +56,7 @@ def test_bits_of_index_form(tmp_path):
         ("Twice", "or not added"),
         ("BestOnly", "looked at in part only"),
         ("OtherTokens", "a sum of different tokens"),
-        ("Reversed", "a sum of different tokens"),
+        ("Reversed", "put back in another order"),
         ("Load", "number of tokens"),
         ("AmongTokens", "attention among"),
         ("OtherBias", "bias of one expert"),
