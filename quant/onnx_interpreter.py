@@ -36,6 +36,7 @@ from hwattn.quant.patterns import (
     experts,
     layernorm,
     linear,
+    masks,
     microsoft,
     mixture,
     products,
@@ -400,6 +401,7 @@ HANDLERS: dict[str, Handler] = {
     "ReduceSum": experts.reduce_sum,
     "Attention": attention.operator,
     "TopK": mixture.top_k,
+    "Greater": masks.greater,
     "ScatterElements": mixture.scatter,
     "Scatter": mixture.scatter,
 }

@@ -62,10 +62,32 @@ class Choice(Routed):
 
 @dataclass(frozen=True, eq=False)
 class Mask(Routed):
-    """Tests whether an expert was chosen: for each element, ``(row * k + place) * experts + expert``."""
+    """Tests whether an expert was chosen: for each element, ``(row * k + place) * experts + expert``.
+
+    With `anywhere` whether it was chosen in any place: ``row * experts + expert``.
+    """
 
     chosen: GateBase
     codes: Index
+    anywhere: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.codes.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed(Routed):
+    """Routing weights of the chosen times tests for an expert, with the codes of the `Mask`."""
+
+    weights: GateBase
+    codes: Index
+
+    @property
+    def chosen(self) -> GateBase:
+        """What was chosen."""
+        return self.weights
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,15 +97,25 @@ class Mask(Routed):
 
 @dataclass(frozen=True)
 class Selection:
-    """The tokens that chose `expert`, in the order in which NonZero finds them: `layout` holds all choices in that order.
+    """The tokens that chose an expert.
 
-    The graph is run as if every token had chosen the expert, once, in each place in turn: what the result for a token
-    is does not depend on the others, so that leaving out those that did not choose it changes nothing.
+    The graph is run as if every token had chosen it, once, in each place in turn: what the result for a token is does not
+    depend on the others, so that leaving out those that did not choose it changes nothing.
+
+    Parameters
+    ----------
+    chosen : GateBase
+    expert : int
+    layout : bytes
+        All choices in the order in which NonZero looks at them (int32): that of the selected tokens.
+    order : bytes
+        The tokens' rows (int64) in the order that the graph is run with.
     """
 
     chosen: GateBase
     expert: int
     layout: bytes
+    order: bytes
 
 
 @dataclass(frozen=True, eq=False)

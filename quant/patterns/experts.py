@@ -60,6 +60,37 @@ def of_chosen(node: onnx.NodeProto, value: Known, at: Choice) -> Gathered:
     return Gathered(at.chosen, stack, codes.reshape(codes.shape + (1,) * rest), inner)
 
 
+def results_of_chosen(context: Context, node: onnx.NodeProto, x: Value | None, at: Choice) -> Activation:
+    """GatherElements of the results of all experts by the choice, which is widened to their features."""
+    if isinstance(x, Activation):
+        x = settle_curve(context, x)
+    base = x.base if isinstance(x, Activation) else None
+    if not isinstance(x, Activation) or not isinstance(base, ExpertsBase) or base.chosen or base.gates:
+        raise Refusal("GatherElements by a choice of experts of something else than their results", REMEDY)
+    index, count, k = x.full_index(), base.count, at.chosen.k
+    axis = attribute(node, "axis", 0) % index.ndim
+    grid = list(np.indices(at.shape))
+    if count != at.chosen.logits.features or index.shape[axis] != count:
+        raise Refusal("results are chosen from along another axis than the experts", REMEDY)
+    row, feature = np.divmod(index[(*grid[:axis], 0 * grid[axis], *grid[axis + 1 :])], base.features)
+    for expert in range(count):
+        found = index[(*grid[:axis], 0 * grid[axis] + expert, *grid[axis + 1 :])]
+        if not np.array_equal(found, row * base.features + expert * base.width + feature):
+            raise Refusal("results are chosen from along another axis than the experts", REMEDY)
+    if not np.array_equal(row, at.codes // k):
+        raise Refusal("the results of one token are chosen for another", REMEDY)
+    made = context.new(
+        ExpertsBase,
+        tokens=base.tokens,
+        features=base.width * k,
+        chosen=at.chosen,
+        experts=base.experts,
+        count=count,
+    )
+    chosen = (at.codes * base.width + feature).astype(np.int32)
+    return Activation(made, chosen.shape, chosen, node=context.node)
+
+
 def _stack(value: Known) -> Float:
     stack = np.asarray(value.array)
     if stack.dtype != np.float32 or stack.ndim < 2:

@@ -136,7 +136,7 @@ def scatter(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) 
         stage = "masked"
     else:
         raise Refusal(f"routing weights are scattered into {fill}, before or without a softmax", _REMEDY)
-    made = scattered(context, base) if stage == "gates" else _in_columns(context, base, stage)
+    made = scattered(context, base) if stage == "gates" else in_columns(context, base, stage)
     return [tokenwise(context, made, tokens)]
 
 
@@ -144,10 +144,11 @@ def scattered(context: Context, base: GateBase) -> GateBase:
     """The weights of the chosen in the columns of their experts, the others zero."""
     if not base.normalized:
         raise Refusal("experts are weighted by scores that went through no softmax", _REMEDY)
-    return context.once(("scattered", base.order), lambda: _in_columns(context, base, "gates"))
+    return context.once(("scattered", base.order), lambda: in_columns(context, base, "gates"))
 
 
-def _in_columns(context: Context, base: GateBase, stage: str) -> GateBase:
+def in_columns(context: Context, base: GateBase, stage: str, *, normalized: bool | None = None) -> GateBase:
+    """The chosen in the columns of their experts; normalized as they are, or as said."""
     return context.new(
         GateBase,
         tokens=base.tokens,
@@ -156,17 +157,18 @@ def _in_columns(context: Context, base: GateBase, stage: str) -> GateBase:
         logits=base.logits,
         stage=stage,
         k=base.k,
-        normalized=base.normalized,
+        normalized=base.normalized if normalized is None else normalized,
         renormalize=base.renormalize,
     )
 
 
 def same_choice(one: GateBase, other: GateBase) -> bool:
     """Both go back to the same TopK."""
-    return _choice_of(one) is _choice_of(other)
+    return choice_of(one) is choice_of(other)
 
 
-def _choice_of(base: GateBase) -> GateBase:
+def choice_of(base: GateBase) -> GateBase:
+    """The TopK that a step of routing goes back to."""
     while isinstance(base.parent, GateBase):
         base = base.parent
     return base

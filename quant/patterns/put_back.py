@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_selections import ExpertsBase, Places, Selected
+from hwattn.quant.onnx_selections import ExpertsBase, Places, Selected, Selection
 from hwattn.quant.onnx_values import Activation, Known, LinearBase, MixtureBase, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.elementwise import binary
@@ -26,6 +26,8 @@ def put_back(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
     if not isinstance(data, Known | Activation) or (isinstance(data, Known) and data.scalar != 0):
         raise Refusal("an expert's tokens are put into something else than zeros or a sum of experts", REMEDY)
     shape = data.shape if isinstance(data, Activation) else data.array.shape
+    for term in updates.terms:
+        _check_rows(selection, term)
     targets = [_targets(node, shape, numbers, updates.shape) for numbers in at.numbers]
     reduction = attribute(node, "reduction", b"none")
     if reduction not in (b"none", b"add"):
@@ -43,6 +45,16 @@ def put_back(context: Context, node: onnx.NodeProto, inputs: list[Value | None])
     if set(part.base.experts) != {selection.expert} or not same_choice(part.base.gates, selection.chosen):
         raise Refusal("an expert's result is put back at the tokens of another", REMEDY)
     return [part if rest is None else binary(context, "Add", rest, part)]
+
+
+def _check_rows(selection: Selection, term: Activation) -> None:
+    """Each row of the updates must be what was made of its own token."""
+    order = np.frombuffer(selection.order, np.int64)
+    rows = term.full_index() // term.base.features
+    repeats = len(rows) // len(order)
+    expected = np.repeat(order, repeats).reshape(-1, *(1,) * (rows.ndim - 1))
+    if term.offset is not None or len(expected) != len(rows) or (rows != expected).any():
+        raise Refusal("the tokens of an expert are put back in another order", REMEDY)
 
 
 def _overwritten(

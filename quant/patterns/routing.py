@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import onnx
 
-from hwattn.quant.onnx_selections import Choice, Gathered, Mask, Places, Selected
+from hwattn.quant.onnx_selections import Choice, Gathered, Mask, Places, Selected, Weighed
 from hwattn.quant.onnx_values import Activation, Known, Refusal, Routed, Value
-from hwattn.quant.patterns import experts, mixture, products, selection, views
-from hwattn.quant.patterns.context import Context
+from hwattn.quant.patterns import experts, masks, mixture, products, selection, views
+from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.put_back import put_back
 
 SCATTER = frozenset(["Scatter", "ScatterElements", "ScatterND"])
+FLOAT = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 UNCHANGED = frozenset(["Cast", "Identity", "Dropout"])
 
 
@@ -29,26 +30,44 @@ def routed(
     kinds = {type(value) for value in inputs if isinstance(value, Routed)}
     made: list[Value] | None = None
     if op in SCATTER:
-        made = mixture.scatter(context, node, inputs) if Choice in kinds else put_back(context, node, inputs)
+        made = _scattered(context, node, inputs) if Choice in kinds else put_back(context, node, inputs)
     elif op in ("Gather", "GatherND") and isinstance(second, Places):
         made = selection.take(context, node, first, second)
     elif op in ("Gather", "GatherND") and isinstance(first, Known) and isinstance(second, Choice):
         made = [experts.of_chosen(node, first, second)]
+    elif op == "GatherElements" and isinstance(second, Choice):
+        made = [experts.results_of_chosen(context, node, first, second)]
     elif Selected in kinds:
         made = selection.selected(context, node, inputs, handler)
     elif Places in kinds:
         made = selection.places(context, node, inputs)
     elif op in UNCHANGED:
-        made = [value for value in inputs[:1] if value is not None]
+        made = [_unchanged(node, first)]
     elif kinds == {Gathered}:
         made = _gathered(context, node, inputs)
     elif kinds == {Choice}:
-        made = selection.choice(context, node, inputs)
-    elif kinds == {Mask}:
-        made = selection.mask(context, node, inputs)
+        made = masks.choice(context, node, inputs)
+    elif kinds <= {Mask, Weighed}:
+        made = masks.mask(context, node, inputs)
     if made is None:
         raise Refusal(f"{op} of a choice of experts", selection.REMEDY)
     return made
+
+
+def _unchanged(node: onnx.NodeProto, x: Value | None) -> Value:
+    assert x is not None
+    target = attribute(node, "to", FLOAT[0])
+    truncates = isinstance(x, Weighed | Gathered) and target not in FLOAT
+    if truncates or (isinstance(x, Choice) and target == onnx.TensorProto.BOOL):
+        name = onnx.TensorProto.DataType.Name(target)
+        raise Refusal(f"a cast to {name} of a step of routing", "export the model in float32")
+    return x
+
+
+def _scattered(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    if all(isinstance(value, Known | Choice) for value in inputs[:3]):
+        return masks.ones(node, inputs)
+    return mixture.scatter(context, node, inputs)
 
 
 def _gathered(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value] | None:

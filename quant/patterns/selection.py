@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_selections import Choice, Mask, Places, Selected, Selection
+from hwattn.quant.onnx_selections import Mask, Places, Selected, Selection
 from hwattn.quant.onnx_values import Activation, GateBase, Known, Refusal, Value
 from hwattn.quant.patterns import views
-from hwattn.quant.patterns.context import Context, attribute
+from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.mixture import same_choice, scattered
 from hwattn.quant.patterns.pointwise import BINARY, UNARY
 
@@ -30,90 +30,6 @@ ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Mod", "Less", "Equal", "And
 """Operators of integers, element by element."""
 TOKENWISE = frozenset([*UNARY, *BINARY, "Sum", "Clip", "MatMul", "Gemm", "Cast", "Identity", "Dropout"])
 """Operators that treat each token by itself."""
-
-
-def choice(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value] | None:
-    """A view of the chosen experts' numbers, or a comparison with an expert's; None for other operators."""
-    x, *rest = inputs
-    if node.op_type == "Equal":
-        if isinstance(x, Known):
-            x, rest = rest[0], [x]
-        assert isinstance(x, Choice)
-        return [_equal(x, context.constant(rest[0], "what the choice is compared with"))]
-    if not isinstance(x, Choice):
-        return None
-    if node.op_type == "OneHot":
-        depth = int(np.ravel(context.constant(rest[0], "the depth"))[0])
-        values = context.constant(rest[1], "the values")
-        if depth != _experts(x.chosen) or not np.array_equal(values, [0, 1]):
-            raise Refusal(f"OneHot of depth {depth} with values {values.tolist()}", REMEDY)
-        codes = (x.codes[..., None] * depth + np.arange(depth)).astype(np.int32)
-        return [Mask(x.chosen, np.moveaxis(codes, -1, attribute(node, "axis", -1)))]
-    if node.op_type in views.VIEWS:
-        return [Choice(x.chosen, codes) for codes in _moved(context, node, x.codes, rest)]
-    return None
-
-
-def _equal(x: Choice, number: NDArray[Any]) -> Mask:
-    experts = _experts(x.chosen)
-    if number.dtype.kind not in "iu" or number.min(initial=0) < 0 or number.max(initial=0) >= experts:
-        raise Refusal(f"the choice of {experts} experts is compared with {number.tolist()}", REMEDY)
-    return Mask(x.chosen, (x.codes * experts + number).astype(np.int32))
-
-
-def _moved(
-    context: Context, node: onnx.NodeProto, codes: NDArray[Any], rest: list[Value | None]
-) -> list[NDArray[Any]]:
-    known = [None if value is None else context.constant(value, "an argument") for value in rest]
-    moved = context.run(node, [codes, *known])
-    if not all(part.size for part in moved):
-        raise Refusal("its result is empty", "check the bounds of slices and splits")
-    return moved
-
-
-def mask(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value] | None:
-    """A view of tests for an expert, or NonZero of them; None for other operators."""
-    x, *rest = inputs
-    if not isinstance(x, Mask):
-        return None
-    if node.op_type == "NonZero":
-        return [_nonzero(x)]
-    if node.op_type == "ReduceSum" and not rest and attribute(node, "axes") is None:
-        count = np.array(_nonzero(x).shape[1], np.int64)
-        return [
-            Known(
-                (count.reshape((1,) * (x.codes.ndim if attribute(node, "keepdims", 1) else 0)),), counted=True
-            )
-        ]
-    if node.op_type in views.VIEWS:
-        return [Mask(x.chosen, codes) for codes in _moved(context, node, x.codes, rest)]
-    return None
-
-
-def _nonzero(x: Mask) -> Places:
-    """Where an expert was chosen, token by token."""
-    experts, k = _experts(x.chosen), x.chosen.k
-    number, codes = x.codes.ravel() % experts, x.codes.ravel() // experts
-    choices = int(codes.max()) + 1
-    repeats = max(1, codes.size // choices)
-    whole = codes.size == choices * repeats and choices % k == 0
-    runs = codes.reshape(choices, repeats) if whole else codes[:, None]
-    if (
-        not whole
-        or not np.array_equal(np.sort(runs[:, 0]), np.arange(choices))
-        or (runs != runs[:, :1]).any()
-    ):
-        raise Refusal("a choice of experts that is looked at in part only", REMEDY)
-    if (number != number[0]).any():
-        raise Refusal("the tokens of several experts at once", REMEDY)
-    order = np.argsort(codes, kind="stable").reshape(-1, k, repeats)
-    # in any order, so that nothing which moves tokens among the selected ones can pass for a view
-    order = order[np.random.default_rng(len(order)).permutation(len(order))]
-    numbers = tuple(
-        np.stack(np.unravel_index(order[:, place].ravel(), x.codes.shape)).astype(np.int64)
-        for place in range(k)
-    )
-    return Places(Selection(x.chosen, int(number[0]), runs[:, 0].tobytes()), numbers)
 
 
 def places(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
@@ -224,7 +140,3 @@ def uncounted(value: Known) -> Known:
             raise Refusal("it computes with the number of tokens that chose an expert", REMEDY)
         return Known(value.arrays)
     return value
-
-
-def _experts(chosen: GateBase) -> int:
-    return chosen.logits.features

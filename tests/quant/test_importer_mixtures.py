@@ -56,7 +56,7 @@ def test_bits_of_index_form(tmp_path):
         ("Twice", "or not added"),
         ("BestOnly", "looked at in part only"),
         ("OtherTokens", "a sum of different tokens"),
-        ("Reversed", "a sum of different tokens"),
+        ("Reversed", "put back in another order"),
         ("Load", "number of tokens"),
         ("AmongTokens", "attention among"),
         ("OtherBias", "bias of one expert"),
@@ -65,6 +65,9 @@ def test_bits_of_index_form(tmp_path):
         ("Unweighted", "without routing weights"),
         ("OtherChoice", "something else than their routing weights"),
         ("DenseOther", "for another"),
+        ("MaskedOther", "of other tokens or experts"),
+        ("MaskOfThree", "at the tokens of another"),
+        ("ResultsOfOther", "chosen for another"),
     ],
 )
 def test_refused(name, reason, tmp_path):

@@ -182,11 +182,74 @@ class SparseViT(ViT):
         return self.last(self.norm(x)[:, 0])
 
 
+class AnyPlace(Modules):
+    """The rows without their places; the weight as a masked sum."""
+
+    def mix(self, x, weight, index):
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            chosen = index == number
+            row = chosen.any(-1).nonzero().squeeze(-1)
+            y[row] += (weight * chosen).sum(-1)[row, None] * expert(x[row])
+        return y
+
+
+class Positive(Modules):
+    """The rows whose weight is more than zero."""
+
+    def mix(self, x, weight, index):
+        gates = torch.zeros(x.shape[0], EXPERTS).scatter(-1, index, weight)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            row = (gates[:, number] > 0).nonzero().squeeze(-1)
+            y[row] += gates[row, number, None] * expert(x[row])
+        return y
+
+
+class MaskedSum(Modules):
+    """All experts on all tokens, the weights as masked sums."""
+
+    def mix(self, x, weight, index):
+        return sum(
+            (weight * (index == number)).sum(-1, keepdim=True) * expert(x)
+            for number, expert in enumerate(self.experts)
+        )
+
+
+class OneHot(Modules):
+    """The weights of all experts by one-hot vectors, as in GShard."""
+
+    def mix(self, x, weight, index):
+        gates = (functional.one_hot(index, EXPERTS) * weight.unsqueeze(-1)).sum(1)
+        return sum(gates[:, number, None] * expert(x) for number, expert in enumerate(self.experts))
+
+
+class ProbabilityMask(Modules):
+    """Probabilities of all experts times ones scattered to the chosen."""
+
+    def forward(self, x):
+        weight = self.gate(x).softmax(-1)
+        gates = weight * torch.zeros_like(weight).scatter(-1, weight.topk(self.k, -1)[1], 1.0)
+        if self.divide:
+            gates = gates / gates.sum(-1, keepdim=True)
+        return sum(gates[..., number, None] * expert(x) for number, expert in enumerate(self.experts))
+
+
+class ResultsOfChosen(Modules):
+    """The results of all experts, of which those of the chosen are gathered."""
+
+    def mix(self, x, weight, index):
+        y = torch.stack([expert(x) for expert in self.experts], dim=1)
+        y = y.gather(1, index.unsqueeze(-1).expand(-1, -1, DIM))
+        return (y * weight.unsqueeze(-1)).sum(1)
+
+
 STYLES = {
     style.__name__: style
     for style in (
-        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One),
+        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, AnyPlace, Positive),
         *(GatheredEinsum, GatheredMatmul, DenseEinsum, DenseMatmul, DenseStack),
+        *(MaskedSum, OneHot, ProbabilityMask, ResultsOfChosen),
     )
 }
 
@@ -343,3 +406,31 @@ class DenseOther(Stacked):
         h = torch.einsum("rd,ehd->reh", x, self.w1) + self.b1
         y = torch.einsum("reh,edh->red", functional.silu(h), self.w2) + self.b2
         return torch.einsum("red,re->rd", y, gates.flip(-1))
+
+
+class MaskedOther(Modules):
+    def mix(self, x, weight, index):
+        return sum(
+            (weight.flip(-1) * (index == number)).sum(-1, keepdim=True) * expert(x)
+            for number, expert in enumerate(self.experts)
+        )
+
+
+class MaskOfThree(Modules):
+    """Weights of two experts among three that are looked for."""
+
+    def mix(self, x, weight, index):
+        three = self.gate(x).topk(3, -1)[1]
+        gates = torch.zeros(x.shape[0], EXPERTS).scatter(-1, index, weight)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            row, _ = torch.where(three == number)
+            y[row] += gates[row, number, None] * expert(x[row])
+        return y
+
+
+class ResultsOfOther(Modules):
+    def mix(self, x, weight, index):
+        y = torch.stack([expert(x) for expert in self.experts], dim=1)
+        y = y.flip(0).gather(1, index.unsqueeze(-1).expand(-1, -1, DIM))
+        return (y * weight.unsqueeze(-1)).sum(1)
