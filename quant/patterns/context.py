@@ -27,8 +27,8 @@ from hwattn.quant.onnx_values import (
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of a tensor: their indices are int32."""
 
-_BROKEN = frozenset(["GatherElements"])
-"""Operators that onnx's reference evaluator gets wrong: indices of another length than the data."""
+_BROKEN = frozenset(["GatherElements", "QuantizeLinear", "DequantizeLinear"])
+"""Operators that onnx's reference evaluator gets wrong (indices of another length than the data), or lacks before opset 19."""
 
 B = TypeVar("B", bound=Base)
 
