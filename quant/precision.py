@@ -122,7 +122,7 @@ def named_bits(graph: Graph, patterns: Mapping[str, int]) -> dict[str, int]:
                 "let it read 8 bits",
             )
         bits.update(dict.fromkeys(able if wanted == 16 else matches, wanted))
-    for name, tensor in readers.items():
+    for _name, tensor in readers.items():
         others = [one for one, read in readers.items() if read == tensor and one in bits]
         if len({bits[one] for one in others}) > 1:
             raise RefusedError(
