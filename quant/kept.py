@@ -150,7 +150,11 @@ class Kept:
     def integers(self, name: str, weight: Float, step: Float64 | None) -> tuple[Int8, Float64] | None:
         """The file's integers (out, ...) and the scale of each row, where they fit int8."""
         if step is None:
-            if self.given.weights or self.given.experts:
+            made = name.endswith(".stream") or (
+                self.graph.front is not None and name.startswith("patch_embed")
+            )
+            if (self.given.weights or self.given.experts) and not made:
+                # not of the layers that the import adds: identities, and the two digits of tokens from the host
                 self.notes.append(
                     Note(name, "float weights", "int8", "no one scale for each row in the file")
                 )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.quant.calibration import Statistics, choose_shared_scale, fake
+from hwattn.quant.reference import probabilities
 from hwattn.spec.graph import Attention, Float, Graph, LayerNorm, Linear, MixtureOfExperts, Node, Rows
 
 _ROWS = 1024
@@ -57,7 +58,7 @@ def migrate(graph: Graph, statistics: Statistics) -> tuple[Graph, Statistics]:
             continue
         if not all(isinstance(reader, Linear | MixtureOfExperts | Rows) for reader in readers):
             continue
-        factors = _factors(seen)
+        factors = _value_factors(node, statistics, seen) if isinstance(node, Attention) else _factors(seen)
         source = nodes[node.name] if isinstance(node, LayerNorm) else nodes[node.inputs[2]]
         nodes[source.name] = _divided(source, factors)
         changed.update(dict.fromkeys((source.name, node.name), factors))
@@ -166,13 +167,42 @@ def _matrices(node: Node) -> list[Float]:
 def _factors(seen: list[tuple[Float, list[Float]]]) -> NDArray[np.float32]:
     """Factor of each channel, by which the tensor is divided and the weights are multiplied."""
     reach = np.max([np.abs(rows).max(axis=0) for rows, _ in seen], axis=0)
-    steep = np.max([np.abs(weight).max(axis=0) for _, weights in seen for weight in weights], axis=0)
     parts = [_Product.of(rows[:: max(1, len(rows) // _ROWS)], weights) for rows, weights in seen]
-    choices = [
-        np.ones(len(reach), np.float32),
-        *_strengths(np.maximum(reach, 1e-6), np.maximum(steep, 1e-6)),
-    ]
-    return min(choices, key=lambda factors: _error(parts, factors))
+    return min(
+        _choices(reach, seen),
+        key=lambda factors: _error([(part.rows / factors, part) for part in parts], factors),
+    )
+
+
+def _value_factors(
+    node: Attention, statistics: Statistics, seen: list[tuple[Float, list[Float]]]
+) -> NDArray[np.float32]:
+    """As `_factors`, for the result of an attention: the values are divided too, and rounded with one scale for each head."""
+    query, key, value = (statistics.whole[name] for name in node.inputs)
+    query = query[:, :: max(1, query.shape[0] * query.shape[1] // _ROWS)]
+    p = probabilities(node, query, key)
+
+    def mixed(v: Float) -> Float:
+        heads = v.reshape(*v.shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
+        return (p @ heads).transpose(0, 2, 1, 3).reshape(-1, v.shape[-1])
+
+    exact = mixed(value)
+    product = _Product.of(exact, [weight for _, weights in seen for weight in weights])
+
+    def error(factors: NDArray[np.float32]) -> float:
+        moved = value / factors
+        peaks = np.abs(moved).max(axis=(0, 1)).reshape(node.heads, -1).max(axis=1)
+        scale = np.repeat(np.maximum(peaks, 1e-12) / 127, value.shape[-1] // node.heads)
+        return _error([(mixed(fake(moved, scale)), product)], factors)
+
+    return min(_choices(np.abs(exact).max(axis=0), seen), key=error)
+
+
+def _choices(reach: Float, seen: list[tuple[Float, list[Float]]]) -> list[NDArray[np.float32]]:
+    """Factors to choose from, for channels of this reach."""
+    steep = np.max([np.abs(weight).max(axis=0) for _, weights in seen for weight in weights], axis=0)
+    ones = np.ones(len(reach), np.float32)
+    return [ones, *_strengths(np.maximum(reach, 1e-6), np.maximum(steep, 1e-6))]
 
 
 @dataclass(frozen=True)
@@ -191,12 +221,12 @@ class _Product:
         return cls(rows, weights, exact, [max(float(np.square(made).sum()), 1e-30) for made in exact])
 
 
-def _error(seen: list[_Product], factors: NDArray[np.float32]) -> float:
-    """Sum of the relative squared errors of all products with rounded rows and weights."""
-    scale = choose_shared_scale([(product.rows / factors, None) for product in seen])
+def _error(seen: list[tuple[Float, _Product]], factors: NDArray[np.float32]) -> float:
+    """Sum of the relative squared errors of all products, with rows as given rounded, and rounded weights."""
+    scale = choose_shared_scale([(rows, None) for rows, _ in seen])
     total = 0.0
-    for product in seen:
-        rounded = fake(product.rows / factors, scale)
+    for rows, product in seen:
+        rounded = fake(rows, scale)
         for weight, exact, power in zip(product.weights, product.exact, product.power, strict=True):
             moved = weight * factors
             peaks = np.maximum(np.abs(moved).max(axis=1, keepdims=True), 1e-12) / 127

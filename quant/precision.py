@@ -114,14 +114,15 @@ def named_bits(graph: Graph, patterns: Mapping[str, int]) -> dict[str, int]:
                 f"a linear layer (its input) or an attention (its probabilities): {', '.join(names)}",
                 "correct --precision",
             )
-        bits.update(dict.fromkeys(matches, wanted))
-    for name, tensor in readers.items():
-        if bits.get(name) == 16 and not holds_sixteen(graph, tensor):
+        able = [name for name in matches if name not in readers or holds_sixteen(graph, readers[name])]
+        if wanted == 16 and pattern in readers and not able:
             raise RefusedError(
-                f"{name} with 16 bits: it reads {tensor}, which the machine has in 8 bits only",
+                f"{pattern} with 16 bits: it reads {readers[pattern]}, which the machine has in 8 bits only",
                 "a layer that reads a LayerNorm, an attention or a linear layer",
                 "let it read 8 bits",
             )
+        bits.update(dict.fromkeys(able if wanted == 16 else matches, wanted))
+    for _name, tensor in readers.items():
         others = [one for one, read in readers.items() if read == tensor and one in bits]
         if len({bits[one] for one in others}) > 1:
             raise RefusedError(

@@ -31,6 +31,7 @@ __all__ = [
     "mixture",
     "outputs",
     "patches",
+    "probabilities",
     "route",
 ]
 
@@ -140,10 +141,15 @@ def _patch_embed(node: PatchEmbed, images: Float) -> Float:
 
 
 def _attention(node: Attention, query: Float, key: Float, value: Float) -> Float:
-    q, k, v = (x.reshape(*x.shape[:2], node.heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
-    scores = np.asarray((q * np.float32(node.scale)) @ k.transpose(0, 1, 3, 2), np.float32)
-    p = _softmax(scores)
+    p = probabilities(node, query, key)
+    v = value.reshape(*value.shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
     return (p @ v).transpose(0, 2, 1, 3).reshape(len(query), query.shape[1], -1)
+
+
+def probabilities(node: Attention, query: Float, key: Float) -> Float:
+    """Probabilities (N, heads, queries, keys) of an attention."""
+    q, k = (x.reshape(*x.shape[:2], node.heads, -1).transpose(0, 2, 1, 3) for x in (query, key))
+    return _softmax(np.asarray((q * np.float32(node.scale)) @ k.transpose(0, 1, 3, 2), np.float32))
 
 
 def _softmax(scores: Float) -> Float:

@@ -26,8 +26,8 @@ from hwattn.quant.onnx_values import (
 )
 from hwattn.quant.patterns.sizes import MAX_ELEMENTS, check_size
 
-_BROKEN = frozenset(["GatherElements"])
-"""Operators that onnx's reference evaluator gets wrong: indices of another length than the data."""
+_BROKEN = frozenset(["GatherElements", "QuantizeLinear", "DequantizeLinear"])
+"""Operators that onnx's reference evaluator gets wrong (indices of another length than the data), or lacks before opset 19."""
 
 B = TypeVar("B", bound=Base)
 
