@@ -275,9 +275,8 @@ def test_round_trip(make, inputs, sixteen, tmp_path):
     again = taken_over(tmp_path / "again.qdq.onnx")
     mixtures = [node for node in again.model.nodes if isinstance(node, QuantizedMixture)]
     assert_same(made.model.nodes, again.model.nodes)
-    assert all(
-        np.array_equal(made.model.scales[name], again.model.scales[name]) for name in again.model.scales
-    )
+    for name, scale in again.model.scales.items():
+        np.testing.assert_allclose(made.model.scales[name], scale, rtol=2e-7)
     assert len(mixtures) == isinstance(make(), MoEViT)
 
 
