@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hwattn.quant.onnx_file import MAX_IMAGE, OnnxModel
+from hwattn.quant.onnx_handlers import DEFAULT_REMEDY, HANDLERS, Handler
 from hwattn.quant.onnx_selections import Places, Selected
 from hwattn.quant.onnx_values import (
     Activation,
@@ -20,37 +20,24 @@ from hwattn.quant.onnx_values import (
     Foreign,
     ImageBase,
     Known,
-    Moment,
-    NaNTest,
     PatchBase,
     Quantized,
     Refusal,
     Routed,
-    Scores,
     Unknown,
     Value,
 )
 from hwattn.quant.patterns import (
-    attention,
-    elementwise,
-    experts,
-    layernorm,
     linear,
-    masks,
     microsoft,
-    mixture,
-    products,
     rounding,
     selection,
     views,
 )
 from hwattn.quant.patterns.context import Context, attribute, shape_of
-from hwattn.quant.patterns.pointwise import BINARY, UNARY
 from hwattn.quant.patterns.routing import routed
 from hwattn.quant.patterns.tokens import Tokens
 from hwattn.spec.host import FEATURES_MAX, token_weight
-
-Handler = Callable[[Context, onnx.NodeProto, list[Value | None]], list[Value]]
 
 REMEDIES = {
     "BatchNormalization": "fold it into the layer before it, or use LayerNorm",
@@ -68,7 +55,6 @@ REMEDIES = {
 """What to do about operators that people meet often."""
 
 FOREIGN_REMEDY = "export with operators of the domains ai.onnx and com.microsoft only"
-DEFAULT_REMEDY = "replace it by the operators of a plain ViT or mixture-of-experts ViT, as torch exports them"
 RANDOM = frozenset(["RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"])
 CONTROL = frozenset(["If", "Loop", "Scan"])
 ATTENTION = frozenset(["Attention", "MultiHeadAttention"])
@@ -340,69 +326,3 @@ def _shape(context: Context, node: onnx.NodeProto, x: Value | None) -> list[Valu
         return [Known((np.array(int(np.prod(shape)), np.int64),), counted=counted)]
     axes = np.array(shape, np.int64)[attribute(node, "start", 0) : attribute(node, "end")]
     return [Known((axes,), counted=counted)]
-
-
-def _softmax(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    x = inputs[0]
-    axis = attribute(node, "axis", -1 if context.opset >= 13 else 1)
-    shape = shape_of(x)
-    if shape is None or axis not in (-1, len(shape) - 1):
-        raise Refusal(f"Softmax over axis {axis}", "take the softmax over the last axis")
-    if isinstance(x, Scores):
-        return [attention.softmax(x)]
-    if isinstance(x, Activation):
-        return [mixture.softmax(context, x)]
-    raise Refusal("Softmax of something else than scores", DEFAULT_REMEDY)
-
-
-def _same(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    """Operators that change nothing when the model runs."""
-    x = inputs[0]
-    assert x is not None
-    if node.op_type == "Cast":
-        target = attribute(node, "to")
-        if not isinstance(x, Activation | Scores | Moment):
-            return [x]
-        if target not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-            name = onnx.TensorProto.DataType.Name(target)
-            raise Refusal(f"a cast of activations to {name}", "export the model in float32, without autocast")
-    if node.op_type == "Dropout":
-        training = inputs[2] if len(inputs) > 2 else None
-        if isinstance(training, Known) and training.scalar:
-            raise Refusal("Dropout in training mode", "call model.eval() before exporting")
-    return [x]
-
-
-def _is_nan(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
-    assert inputs[0] is not None
-    return [NaNTest(inputs[0])]
-
-
-HANDLERS: dict[str, Handler] = {
-    **dict.fromkeys(views.VIEWS, views.view),
-    **dict.fromkeys(UNARY, elementwise.unary),
-    **dict.fromkeys([*BINARY, "Sum"], elementwise.many),
-    **dict.fromkeys(["Identity", "Cast", "Dropout"], _same),
-    "Concat": views.concat,
-    "Clip": elementwise.clip,
-    "Where": elementwise.where,
-    "IsNaN": _is_nan,
-    "QuantizeLinear": rounding.quantize,
-    "DequantizeLinear": rounding.dequantize,
-    "Pad": views.pad,
-    "Conv": linear.conv,
-    "Gemm": linear.gemm,
-    "MatMul": products.matmul,
-    "Einsum": products.einsum,
-    "Softmax": _softmax,
-    "LayerNormalization": layernorm.layer_normalization,
-    **dict.fromkeys(["RMSNormalization", "SimplifiedLayerNormalization"], layernorm.rms_normalization),
-    "ReduceMean": layernorm.mean,
-    "ReduceSum": experts.reduce_sum,
-    "Attention": attention.operator,
-    "TopK": mixture.top_k,
-    "Greater": masks.greater,
-    "ScatterElements": mixture.scatter,
-    "Scatter": mixture.scatter,
-}
-"""What to do with an operator that depends on the image."""
