@@ -1,6 +1,6 @@
 """Table: models of timm, transformers and torch, by both exporters, integer against float.
 
-    PYTHONPATH=. python bench/models.py [--full] [NAME ...]
+    PYTHONPATH=. python bench/models.py [--full] [--opset N] [NAME ...]
 
 Seeded random weights; calibration and test images are disjoint. Small variants of the same classes by default; `--full`
 takes the sizes of the names (minutes each). Small ones run on the bit-accurate program, full ones on the quantizer's own
@@ -53,6 +53,9 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument(
+        "--opset", type=int, action="append", help=f"default: {', '.join(str(one[2]) for one in EXPORTERS)}"
+    )
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +63,8 @@ def main() -> int:
             if args.names and not any(name in entry.name for name in args.names):
                 continue
             for exporter in EXPORTERS:
+                if args.opset and exporter[2] not in args.opset:
+                    continue
                 print(row(entry, exporter, Path(folder), not args.full), flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
     return 0
