@@ -27,7 +27,7 @@ from hwattn.quant.onnx_values import (
     Unknown,
 )
 from hwattn.quant.patterns.context import shape_of
-from hwattn.quant.patterns.parts import describe
+from hwattn.quant.patterns.folding import describe
 from hwattn.quant.patterns.tokens import Tokens
 from hwattn.quant.ports import Port, port_of
 from hwattn.quant.streams import with_streams

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Known, Refusal, Scores, Value
 from hwattn.quant.patterns.context import Context, attribute
-from hwattn.quant.patterns.parts import describe, rows_of, select_features
+from hwattn.quant.patterns.folding import describe
 from hwattn.quant.patterns.pointwise import affine
-from hwattn.quant.patterns.tokens import settle_curve
+from hwattn.quant.patterns.tokens import rows_of, select_features, settle_curve
 
 _REMEDY = "compute attention as softmax(q k^T * scale) v, q, k and v split by heads as torch does"
 

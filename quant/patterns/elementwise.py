@@ -24,8 +24,9 @@ from hwattn.quant.onnx_values import (
 )
 from hwattn.quant.patterns import attention, experts, layernorm, mixture
 from hwattn.quant.patterns.context import Context, attribute
+from hwattn.quant.patterns.folding import fold
 from hwattn.quant.patterns.pointwise import BINARY, UNARY, samples, simplify
-from hwattn.quant.patterns.tokens import Tokens, fold, placed, settle_curve, tokens_of, tokenwise
+from hwattn.quant.patterns.tokens import Tokens, placed, settle_curve, tokens_of, tokenwise
 
 
 def unary(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:

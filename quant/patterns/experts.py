@@ -26,8 +26,9 @@ from hwattn.quant.onnx_values import (
 )
 from hwattn.quant.patterns import mixture
 from hwattn.quant.patterns.context import Context, attribute
+from hwattn.quant.patterns.folding import fold, with_experts
 from hwattn.quant.patterns.mixture import check_expert, layer, same_choice, scattered
-from hwattn.quant.patterns.tokens import fold, settle_curve, tokens_of, with_experts
+from hwattn.quant.patterns.tokens import settle_curve, tokens_of
 
 REMEDY = (
     "write the mixture as x times the stacked weights of all experts, or of the chosen ones (w[index]), activation, "

@@ -20,7 +20,7 @@ from hwattn.quant.onnx_values import (
 )
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.elementwise import binary
-from hwattn.quant.patterns.parts import describe
+from hwattn.quant.patterns.folding import describe
 from hwattn.quant.patterns.tokens import settle_curve, tokens_of, tokenwise
 
 

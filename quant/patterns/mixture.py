@@ -20,8 +20,7 @@ from hwattn.quant.onnx_values import (
     Value,
 )
 from hwattn.quant.patterns.context import Context, attribute
-from hwattn.quant.patterns.parts import select_tokens
-from hwattn.quant.patterns.tokens import Tokens, tokens_of, tokenwise
+from hwattn.quant.patterns.tokens import Tokens, select_tokens, tokens_of, tokenwise
 
 _REMEDY = (
     "write the mixture as softmax over all experts, topk, scatter into zeros, and a sum of "

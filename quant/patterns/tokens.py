@@ -1,32 +1,26 @@
-"""From a tensor to the base that holds its tokens: bias and activation folded in, tokens and features selected."""
+"""From a tensor to the base that holds its tokens: activation settled, tokens and features selected."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwattn.quant.onnx_selections import ExpertsBase
 from hwattn.quant.onnx_values import (
     Activation,
     Base,
     ConvBase,
-    ImageBase,
     Index,
     LinearBase,
     MixtureBase,
-    NormBase,
     PatchBase,
     Refusal,
-    Steps,
+    RowsBase,
 )
 from hwattn.quant.patterns.context import Context
-from hwattn.quant.patterns.parts import describe, select_features, select_tokens
+from hwattn.quant.patterns.folding import activated, describe, fold
 from hwattn.quant.patterns.pointwise import affine, recognize
-
-Vector = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,130 +140,79 @@ def settle_curve(context: Context, x: Activation) -> Activation:
             "use GELU (erf or tanh), QuickGELU, SiLU, softplus, hard-swish or ReLU",
             x.node,
         )
-    return Activation(_activated(context, base, name, x.node), x.shape, x.index, node=x.node)
+    return Activation(activated(context, base, name, x.node), x.shape, x.index, node=x.node)
 
 
-def _activated(context: Context, base: Base, name: str, node: int) -> Base:
-    """A linear layer, or one of each expert, with the activation behind it."""
-    if isinstance(base, ExpertsBase):
-        return with_experts(context, base, lambda _, layer: _activated(context, layer, name, node))
-    if not isinstance(base, LinearBase) or base.activation or base.weight.ndim != 2:
+def select_features(context: Context, base: Base, features: Index) -> Base:
+    """Some features of a linear layer, in the given order."""
+    if not isinstance(base, LinearBase):
         raise Refusal(
-            f"{name} follows {describe(base)}", "apply activations to the result of a linear layer", node
+            f"features of {describe(base)} are taken apart or reordered",
+            "split or reorder only the result of a linear layer",
         )
+    features = features.astype(np.int32)
     return context.once(
-        ("activation", base.order, name),
+        ("features", base.order, features.tobytes()),
         lambda: context.new(
             LinearBase,
             tokens=base.tokens,
-            features=base.features,
+            features=len(features),
             parent=base,
             source=base.source,
-            weight=base.weight,
-            bias=base.bias,
-            activation=name,
-            step=base.step,
+            weight=base.weight[..., features, :],
+            bias=base.bias[..., features],
+            activation=base.activation,
+            step=None if base.step is None else base.step[features],
         ),
     )
 
 
-def with_experts(
-    context: Context, base: ExpertsBase, change: Callable[[int, LinearBase], Base | None]
-) -> ExpertsBase:
-    """Experts' results with the layer of each expert changed."""
-    experts = {number: change(number, layer) for number, layer in base.experts.items()}
-    if base.gates is not None or not all(isinstance(layer, LinearBase) for layer in experts.values()):
+def select_tokens(context: Context, base: Base, rows: Index) -> tuple[Base, Index | None]:
+    """The base that holds just the tokens of `rows`, and their rows in it."""
+    token, image = rows % base.tokens, rows // base.tokens
+    start, stop = int(token.min()), int(token.max()) + 1
+    wanted = context.batch * (stop - start)
+    if len(rows) != wanted or len(np.unique(rows)) != wanted:
         raise Refusal(
-            "a bias, scale or activation behind an expert's activation or routing weights",
-            "make each expert two linear layers with an activation between them",
+            "it takes tokens that are no contiguous range, or one more than once",
+            "slice a contiguous range of tokens, such as x[:, 0] or x[:, 1:]",
         )
-    return context.new(
-        ExpertsBase,
-        tokens=base.tokens,
-        features=base.features,
-        parent=base,
-        chosen=base.chosen,
-        experts=experts,
-        count=base.count,
-    )
+    kept = (image * (stop - start) + token - start).astype(np.int32)
+    in_order = np.array_equal(kept, np.arange(wanted))
+    return rows_of(context, base, start, stop), None if in_order else kept
 
 
-def fold(
-    context: Context, base: Base, gain: Vector, offset: Vector, key: tuple[object, ...] | None = None
-) -> Base | None:
-    """``base * gain + offset`` per feature, as a base of the same kind; None where the kind cannot hold it.
-
-    Parameters
-    ----------
-    gain, offset : ndarray, shape (features,) or (tasks, features)
-        With a task axis only for linear layers.
-    key : tuple, optional
-        Equal keys give the same base.
-    """
-
-    def make() -> Base:
-        same = {"tokens": base.tokens, "features": base.features, "parent": base}
-        match base:
-            case LinearBase():
-                weight = base.weight * gain[..., None]
-                bias = base.bias * gain + offset
-                weight = np.broadcast_to(weight, (*bias.shape, weight.shape[-1]))
-                bias = np.broadcast_to(bias, weight.shape[:-1])
-                return context.new(
-                    LinearBase,
-                    **same,
-                    source=base.source,
-                    weight=_f32(weight),
-                    bias=_f32(bias),
-                    step=_steps(base.step, gain),
-                )
-            case NormBase():
-                return context.new(
-                    NormBase,
-                    **same,
-                    source=base.source,
-                    gamma=_f32(base.gamma * gain),
-                    beta=_f32(base.beta * gain + offset),
-                    epsilon=base.epsilon,
-                    zero_mean=base.zero_mean,
-                )
-            case ConvBase():
-                return context.new(
-                    ConvBase,
-                    **same,
-                    weight=_f32(base.weight * gain[:, None, None, None]),
-                    bias=_f32(base.bias * gain + offset),
-                    step=_steps(base.step, gain),
-                )
-            case ImageBase():
-                return context.new(
-                    ImageBase,
-                    **same,
-                    height=base.height,
-                    width=base.width,
-                    gain=_f32(base.gain * gain),
-                    offset=_f32(base.offset * gain + offset),
-                )
-        raise AssertionError(base)
-
-    if isinstance(base, ExpertsBase) and gain.ndim == offset.ndim == 1:
-        return _fold_experts(context, base, gain.reshape(base.places, -1), offset.reshape(base.places, -1))
-    kinds = (LinearBase, NormBase, ConvBase, ImageBase)
-    if not isinstance(base, kinds) or (isinstance(base, LinearBase) and base.activation):
-        return None
-    if not isinstance(base, LinearBase) and (gain.ndim > 1 or offset.ndim > 1):
-        return None
-    return make() if key is None else context.once(("fold", base.order, *key), make)
-
-
-def _fold_experts(context: Context, base: ExpertsBase, gain: Vector, offset: Vector) -> ExpertsBase | None:
-    """Scales and biases of each place, which are those of an expert or the same for all."""
-    if base.chosen is not None and ((gain != gain[0]).any() or (offset != offset[0]).any()):
-        return None
-    return with_experts(
-        context,
-        base,
-        lambda number, layer: fold(context, layer, gain[number % len(gain)], offset[number % len(gain)]),
+def rows_of(context: Context, base: Base, start: int, stop: int) -> Base:
+    """Tokens `start` to `stop` - 1; a linear layer is computed only for them."""
+    if (start, stop) == (0, base.tokens):
+        return base
+    if isinstance(base, LinearBase):
+        source = rows_of(context, base.source, start, stop)
+        return context.once(
+            ("rows", base.order, start, stop),
+            lambda: context.new(
+                LinearBase,
+                tokens=stop - start,
+                features=base.features,
+                parent=base,
+                source=source,
+                weight=base.weight,
+                bias=base.bias,
+                activation=base.activation,
+                step=base.step,
+            ),
+        )
+    return context.once(
+        ("rows", base.order, start, stop),
+        lambda: context.new(
+            RowsBase,
+            tokens=stop - start,
+            features=base.features,
+            parent=None,
+            source=base,
+            start=start,
+            stop=stop,
+        ),
     )
 
 
@@ -306,12 +249,3 @@ def place_patches(context: Context, x: Activation) -> PatchBase:
     return context.new(
         PatchBase, tokens=x.shape[1], features=conv.features, parent=conv, conv=conv, init=init, first=first
     )
-
-
-def _steps(step: Steps | None, gain: Vector) -> Steps | None:
-    """What rows are multiples of after a gain for each of them."""
-    return None if step is None or gain.ndim != 1 else np.abs(step * gain)
-
-
-def _f32(x: NDArray[np.floating]) -> NDArray[np.float32]:
-    return np.asarray(x, np.float32)
