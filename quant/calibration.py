@@ -22,7 +22,10 @@ CHUNK_PIXELS = 1 << 19
 """Numbers of the images evaluated at once (one image in any case): what bounds memory and keeps tensors near the caches."""
 
 WHOLE_IMAGES = 4
-"""Images of which queries, keys and values are kept whole."""
+"""Images of which queries, keys and values are kept whole, at least."""
+
+WHOLE_TOKENS = 4096
+"""Tokens of queries, keys and values that are kept so, at least, where there are as many."""
 
 _SEED = 0
 _SCALE_VALUES = 200_000
@@ -132,7 +135,8 @@ def collect(graph: Graph, images: Float) -> Statistics:
                 kept.append(_subset(value, budget, rng))
                 if name in operands:
                     held = whole.get(name, values[name][:0])
-                    whole[name] = np.concatenate([held, values[name][: WHOLE_IMAGES - len(held)]])
+                    wanted = max(WHOLE_IMAGES, -(-WHOLE_TOKENS // values[name].shape[1]))
+                    whole[name] = np.concatenate([held, values[name][: wanted - len(held)]])
         for name, kept in parts.items():
             samples[name].append(np.concatenate(kept))
     bad = [name for name, peak in peaks.items() if not np.isfinite(peak)]

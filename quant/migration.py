@@ -8,14 +8,15 @@ with the strength chosen for each tensor). Keys are centred besides: what all ke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.quant.calibration import Statistics, choose_shared_scale, fake
+from hwattn.quant.calibration import Statistics, choose_scale, choose_shared_scale, fake
 from hwattn.quant.reference import probabilities
+from hwattn.quant.weights import unexplained
 from hwattn.spec.graph import Attention, Float, Graph, LayerNorm, Linear, MixtureOfExperts, Node, Rows
 
 _ROWS = 1024
@@ -166,12 +167,20 @@ def _matrices(node: Node) -> list[Float]:
 
 def _factors(seen: list[tuple[Float, list[Float]]]) -> NDArray[np.float32]:
     """Factor of each channel, by which the tensor is divided and the weights are multiplied."""
-    reach = np.max([np.abs(rows).max(axis=0) for rows, _ in seen], axis=0)
-    parts = [_Product.of(rows[:: max(1, len(rows) // _ROWS)], weights) for rows, weights in seen]
-    return min(
-        _choices(reach, seen),
-        key=lambda factors: _error([(part.rows / factors, part) for part in parts], factors),
-    )
+    halves = [[_half(rows, number) for rows, _ in seen] for number in (0, 1)]
+    products = [
+        [
+            _Product.of(rows[:: max(1, len(rows) // _ROWS)], weights)
+            for rows, (_, weights) in zip(half, seen, strict=True)
+        ]
+        for half in halves
+    ]
+
+    def error(fit: int, factors: NDArray[np.float32]) -> float:
+        other = products[1 - fit]
+        return _error(halves[fit], other, [product.rows / factors for product in other], factors)
+
+    return _chosen(halves[0], halves[1], seen, error)
 
 
 def _value_factors(
@@ -180,22 +189,49 @@ def _value_factors(
     """As `_factors`, for the result of an attention: the values are divided too, and rounded with one scale for each head."""
     query, key, value = (statistics.whole[name] for name in node.inputs)
     query = query[:, :: max(1, query.shape[0] * query.shape[1] // _ROWS)]
-    p = probabilities(node, query, key)
+    cut = (len(value) + 1) // 2
+    parts = [slice(0, cut), slice(min(cut, len(value) - 1), None)]
+    values = [value[part] for part in parts]
+    chances = [probabilities(node, query[part], key[part]) for part in parts]
+    weights = [weight for _, matrices in seen for weight in matrices]
+    halves = [_Product.of(_mixed(node, p, v), weights) for p, v in zip(chances, values, strict=True)]
 
-    def mixed(v: Float) -> Float:
-        heads = v.reshape(*v.shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
-        return (p @ heads).transpose(0, 2, 1, 3).reshape(-1, v.shape[-1])
+    def error(fit: int, factors: NDArray[np.float32]) -> float:
+        own = (values[fit] / factors).reshape(-1, len(factors))
+        heads = np.split(own[:: max(1, len(own) // _ROWS)], node.heads, axis=1)
+        scale = np.repeat([choose_scale(part) for part in heads], heads[0].shape[1])
+        rows = _mixed(node, chances[1 - fit], fake(values[1 - fit] / factors, scale))
+        return _error([halves[fit].rows], [halves[1 - fit]], [rows], factors)
 
-    exact = mixed(value)
-    product = _Product.of(exact, [weight for _, weights in seen for weight in weights])
+    return _chosen([halves[0].rows], [halves[1].rows], seen, error)
 
-    def error(factors: NDArray[np.float32]) -> float:
-        moved = value / factors
-        peaks = np.abs(moved).max(axis=(0, 1)).reshape(node.heads, -1).max(axis=1)
-        scale = np.repeat(np.maximum(peaks, 1e-12) / 127, value.shape[-1] // node.heads)
-        return _error([(mixed(fake(moved, scale)), product)], factors)
 
-    return min(_choices(np.abs(exact).max(axis=0), seen), key=error)
+def _mixed(node: Attention, p: Float, value: Float) -> Float:
+    """Rows of P v, the heads side by side."""
+    heads = value.reshape(*value.shape[:2], node.heads, -1).transpose(0, 2, 1, 3)
+    return (p @ heads).transpose(0, 2, 1, 3).reshape(-1, value.shape[-1])
+
+
+def _half(rows: Float, number: int) -> Float:
+    """The first or the second half of the rows; where there is one row alone, both are that."""
+    cut = (len(rows) + 1) // 2
+    return rows[:cut] if number == 0 else rows[min(cut, len(rows) - 1) :]
+
+
+def _chosen(
+    first: list[Float],
+    second: list[Float],
+    seen: list[tuple[Float, list[Float]]],
+    error: Callable[[int, NDArray[np.float32]], float],
+) -> NDArray[np.float32]:
+    """The strength whose factors, chosen on one half of the rows, leave the least error on the other, with the factors of all rows.
+
+    Factors that flatten channels by what few rows reach would let other rows clip in every channel.
+    """
+    reaches = [np.max([np.abs(rows).max(axis=0) for rows in half], axis=0) for half in (first, second)]
+    folds = [_choices(reach, seen) for reach in reaches]
+    errors = [error(0, one) + error(1, other) for one, other in zip(*folds, strict=True)]
+    return _choices(np.maximum(*reaches), seen)[int(np.argmin(errors))]
 
 
 def _choices(reach: Float, seen: list[tuple[Float, list[Float]]]) -> list[NDArray[np.float32]]:
@@ -207,31 +243,41 @@ def _choices(reach: Float, seen: list[tuple[Float, list[Float]]]) -> list[NDArra
 
 @dataclass(frozen=True)
 class _Product:
-    """Rows, the weights that multiply them, and for each of these the exact product and its power."""
+    """Rows, the weights that multiply them, and for each of these the power of the exact product.
+
+    `rest` is what GPTQ leaves of the variance of each channel: that which the channels rounded after it do not explain.
+    """
 
     rows: Float
     weights: list[Float]
-    exact: list[Float]
     power: list[float]
+    rest: NDArray[np.float64]
 
     @classmethod
     def of(cls, rows: Float, weights: list[Float]) -> _Product:
         """The products of `rows` with each of `weights`."""
-        exact = [rows @ weight.T for weight in weights]
-        return cls(rows, weights, exact, [max(float(np.square(made).sum()), 1e-30) for made in exact])
+        power = [max(float(np.square(rows @ weight.T).sum()), 1e-30) for weight in weights]
+        return cls(rows, weights, power, unexplained(rows))
 
 
-def _error(seen: list[tuple[Float, _Product]], factors: NDArray[np.float32]) -> float:
-    """Sum of the relative squared errors of all products, with rows as given rounded, and rounded weights."""
-    scale = choose_shared_scale([(rows, None) for rows, _ in seen])
+def _error(fit: list[Float], other: list[_Product], seen: list[Float], factors: NDArray[np.float32]) -> float:
+    """Sum of the relative squared errors of the products `other`, whose rows were changed to `seen` before they are rounded.
+
+    Scale and bias correction are those of the rows `fit`. Rounding errors of weights are those that GPTQ leaves, step^2 / 12 of the
+    unexplained variance.
+    """
+    moved_fit = [rows / factors for rows in fit]
+    scale = choose_shared_scale([(rows, None) for rows in moved_fit])
     total = 0.0
-    for rows, product in seen:
-        rounded = fake(rows, scale)
-        for weight, exact, power in zip(product.weights, product.exact, product.power, strict=True):
+    for own, product, rows in zip(moved_fit, other, seen, strict=True):
+        offset = (fake(own, scale) - own).mean(axis=0)
+        rest = float((product.rest / np.square(factors)).sum()) * len(rows)
+        moved_error = fake(rows, scale) - product.rows / factors - offset
+        for weight, power in zip(product.weights, product.power, strict=True):
             moved = weight * factors
-            peaks = np.maximum(np.abs(moved).max(axis=1, keepdims=True), 1e-12) / 127
-            made = rounded @ (np.rint(moved / peaks) * peaks).T
-            total += float(np.square(made - exact).sum() / power)
+            steps = np.abs(moved).max(axis=1).astype(np.float64) / 127
+            error = float(np.square(moved_error @ moved.T).sum())
+            total += (error + float(np.square(steps).sum()) / 12 * rest) / power
     return total
 
 

@@ -20,8 +20,10 @@ from hwattn.spec.quantized import Float64
 
 INT16_MAX = 32767
 _HEADROOM = 2.0
-_RATIO = 2.0001
-"""Least ratio of the scale of an attention's 16-bit result to that of its values: the division by the sum ends at 2^15."""
+_RATIO, _CHOSEN_RATIO = 2.00005, 2.0001
+"""Least ratio of the scale of an attention's 16-bit result to that of its values, because the division by the sum ends at 2^15; and the ratio
+that a smaller one becomes, which is larger by more than the rounding of scales to float32 in a file.
+"""
 
 
 class TensorScales:
@@ -136,7 +138,8 @@ class TensorScales:
             scale = self.statistics.peaks[tensor] / 127 or scale
         node = self.graph.by_name[tensor]
         if isinstance(node, Attention):
-            scale = max(scale, _RATIO * float(self.scales[node.inputs[2]].max()))
+            values = float(self.scales[node.inputs[2]].max())
+            scale = scale if scale >= _RATIO * values else _CHOSEN_RATIO * values
         for name in self.graph.by_name:
             if _root(self.graph, name) == tensor:
                 self.scales[name] = _one(scale)

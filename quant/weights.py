@@ -94,9 +94,7 @@ def round_weights(
     scale = np.maximum(_row_scales(exact, variance + _DAMPING * power), floor)
     if not spread:
         return np.clip(np.rint(exact / scale[:, None]), -_LIMIT, _LIMIT).astype(np.int8), scale
-    order = np.argsort(-variance, kind="stable")
-    damped = covariance[np.ix_(order, order)] + _DAMPING * power * np.eye(len(order))
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    order, factor = _spreading(covariance)
     # columns are rows here: what belongs together lies together
     rest = np.ascontiguousarray(exact[:, order].T)
     integers = np.zeros(rest.shape, np.int8)
@@ -113,6 +111,24 @@ def round_weights(
     back = np.empty(exact.shape, np.int8)
     back[:, order] = integers.T
     return back, scale
+
+
+def unexplained(inputs: Float) -> NDArray[np.float64]:
+    """What `round_weights` leaves of the variance of each column of `inputs` (rows, in)."""
+    centred = inputs.astype(np.float64) - inputs.mean(axis=0, dtype=np.float64)
+    order, factor = _spreading(centred.T @ centred / max(len(inputs), 1))
+    rest = np.empty(len(order))
+    rest[order] = 1 / np.square(np.diagonal(factor))
+    return rest
+
+
+def _spreading(covariance: Float64) -> tuple[NDArray[np.int64], Float64]:
+    """The order of columns, by falling variance, and the factor by which errors spread over the columns behind (GPTQ)."""
+    variance = np.diagonal(covariance)
+    order = np.argsort(-variance, kind="stable")
+    power = float(variance.mean()) or 1.0
+    damped = covariance[np.ix_(order, order)] + _DAMPING * power * np.eye(len(order))
+    return order, np.linalg.cholesky(np.linalg.inv(damped)).T
 
 
 def _row_scales(weight: NDArray[np.float64], importance: NDArray[np.float64]) -> Float64:
