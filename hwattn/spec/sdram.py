@@ -142,12 +142,13 @@ class SdramTiming:
 
         From a burst's address to its first word, of an idle memory whose bank has another row open, three cycles of the controller pass
         (queue, burst, row), the chip's precharge, activation and latency, and the word's columns. Bandwidth: in each period of refresh the
-        time of the refresh, of closing all rows and of opening one is lost, and in each row the time of closing and opening one.
+        time of the refresh, of closing all rows and of opening one is lost, and in each row the time of opening the next.
         """
         chip, columns = self.chip, self.columns(lanes)
-        opening = self.rp + self.rcd + 1
+        # a refresh closes all banks, and a stream comes to each of them in turn
+        opening = 1 + self.rcd
         period = self.refresh_period(lanes)
-        refreshing = 1 + self.rp + self.rfc + 1 + self.rcd
+        refreshing = 1 + self.rp + self.rfc + opening
         rows = Fraction(period, opening + (1 << chip.column_bits))
         share = (period - refreshing - rows * opening) / (period * columns)
         ratio = share.limit_denominator(CYCLES_MAX)
