@@ -187,12 +187,17 @@ def _subject(args: argparse.Namespace) -> Subject:
         images = load_images(args.input, program.image.name, program.image.shape)
         return Subject(program, names, memory, images[0])
     resolved = resolve_model(args.model, args.calibration)
-    preset = find_board(args.board).preset if args.board else resolved.preset
-    program = compile_model(resolved.model, accelerator_config(args, preset))
+    board = find_board(args.board) if args.board else None
+    preset = board.preset if board else resolved.preset
+    config = accelerator_config(args, preset)
+    memory = None
+    if board and board.sdram and args.memory is None:
+        memory = board.external_memory(config)
+    program = compile_model(resolved.model, config)
     image = None
     if args.input is not None or resolved.workload is not None:
         image = input_images(args.input, 1, resolved)[0]
-    return Subject(program, resolved.output_names, external_memory(args, preset), image)
+    return Subject(program, resolved.output_names, memory or external_memory(args, preset), image)
 
 
 def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:
