@@ -35,7 +35,6 @@ from hwattn.spec.transfer import (
     program_blocks,
 )
 
-
 SCAN_WORDS = 1024
 """Words of external memory in one scan: so few that its answer comes before a line's time-out."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import Component, In, Out, connect
+from amaranth.lib.wiring import Component, In, Out
 
 from hwattn.rtl.axi import axi_port
 from hwattn.rtl.sdram_bursts import SdramReader, SdramWriter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Assert, Cat, Module, Mux, Signal
@@ -86,7 +87,7 @@ class SdramReader(Component):
             tags[0].nowhere.eq(self.nowhere),
             self.in_flight.eq(Cat(each.valid for each in tags[1:]).any()),
         ]
-        for younger, older in zip(tags, tags[1:], strict=False):
+        for younger, older in pairwise(tags):
             m.d.sync += older.eq(younger)
 
         word = data.StructLayout({"data": 8 * self.config.lanes, "last": 1, "nowhere": 1})

@@ -164,9 +164,7 @@ def _make(
     if board.flow == VIVADO:
         _write_verilog(vivado.top(board, config, program), config, folder, out)
         return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
-    machine = SerialMachine(
-        config, board.divisor, program, board.multiplier_style, board.external(config)
-    )
+    machine = SerialMachine(config, board.divisor, program, board.multiplier_style, board.external(config))
     write = partial(_write_verilog, machine, config, folder, out)
     if found:
         write()

@@ -83,9 +83,7 @@ def print_report(report: dict[str, Any], target: Path, out: Output) -> None:
     source = PREDICTED if report["external_memory"] else COUNTED
     for name, latency in report["latency_ms_by_task"].items():
         cycles = report["cycles"][name]
-        out.print(
-            f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, {source})."
-        )
+        out.print(f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, {source}).")
     out.print(f"{target}: {', '.join(report['files'])}")
 
 

@@ -190,14 +190,12 @@ def _subject(args: argparse.Namespace) -> Subject:
     board = find_board(args.board) if args.board else None
     preset = board.preset if board else resolved.preset
     config = accelerator_config(args, preset)
-    memory = None
-    if board and board.sdram and args.memory is None:
-        memory = board.external_memory(config)
     program = compile_model(resolved.model, config)
+    on_board = board.external_memory(config) if board and board.sdram and args.memory is None else None
     image = None
     if args.input is not None or resolved.workload is not None:
         image = input_images(args.input, 1, resolved)[0]
-    return Subject(program, resolved.output_names, memory or external_memory(args, preset), image)
+    return Subject(program, resolved.output_names, on_board or external_memory(args, preset), image)
 
 
 def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:

@@ -31,6 +31,7 @@ class SdramChip(wiring.Component):
         super().__init__({"pins": In(sdram_pins(timing.chip))})
 
     def elaborate(self, platform: object) -> Module:
+        """Put the flip-flops before and behind the chip."""
         m = Module()
         timing, chip, pins = self.timing, self.timing.chip, self.pins
         outputs = {name: getattr(pins, name) for name in pins.signature.members if name != "input"}

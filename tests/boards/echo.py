@@ -18,6 +18,7 @@ class Echo(wiring.Component):
 
     def __init__(self, board: Board) -> None:
         self.board = board
+        self.timing = None
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
 
     def elaborate(self, platform: object) -> Module:

@@ -114,7 +114,9 @@ def test_external_memory_that_forgets_is_an_error(outside: Program) -> None:
     number = 2 * SCAN_WORDS + 1
     assert outside.weights.reshape(-1).view("<u4")[number] & 1
     driver = Driver(LinkBus(machine), outside.config)
-    with pytest.raises(FailedError, match="words 1024 to 2047 of external memory have the CRC .* that of the program"):
+    with pytest.raises(
+        FailedError, match="words 1024 to 2047 of external memory have the CRC .* that of the program"
+    ):
         driver.load(outside)
     assert machine.get(Register.PROGRAM_HASH) == 0
 

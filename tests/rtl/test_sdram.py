@@ -18,7 +18,6 @@ from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.sdram import ULX3S_AT_25_MHZ, SdramChip
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.errors import RefusedError
 from hwattn.spec.sdram import Sdram, SdramTiming
 
 SLOW = dataclasses.replace(
