@@ -9,8 +9,10 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from echo import Echo
 
 import hwattn.boards
 from hwattn.boards import ecp5
@@ -92,13 +94,24 @@ def test_the_sdram_is_the_boards(board: Board) -> None:
 
 
 def test_the_sdram_is_connected_pin_by_pin() -> None:
-    board, config = find_board("ulx3s-85f"), load_preset("sdram").replace(program_words=64, param_words=64)
+    board = find_board("ulx3s-85f")
     assert board.platform is not None
-    machine = SerialMachine(config, board.divisor, sdram=board.external(config))
+    machine = cast(SerialMachine, Echo(board, board.external(load_preset("sdram"))))
     files = board.platform().prepare(BoardTop(machine, board), name="top", do_program=False).files
     sites = re.findall(r'LOCATE COMP "sdram_0__(\w+)__io', str(files["top.lpf"]))
     counts = {name: sites.count(name) for name in sites}
-    assert counts == dict(ras=1, cas=1, we=1, ba=2, a=13, dqm=2, clk_en=1, cs=1, dq=16, clk=1)
+    assert counts == {
+        "clk": 1,
+        "clk_en": 1,
+        "cs": 1,
+        "ras": 1,
+        "cas": 1,
+        "we": 1,
+        "ba": 2,
+        "a": 13,
+        "dqm": 2,
+        "dq": 16,
+    }
     netlist = str(files["top.il"])
     # each output has its flip-flop, that of the data one for its direction too, and the clock is made by a double-rate one
     assert netlist.count("cell \\IFS1P3DX") == 16

@@ -18,18 +18,13 @@ from hwattn.rtl.verilog import to_verilog
 from hwattn.sim.cosim import runner
 from hwattn.sim.cosim.sdram import ULX3S_AT_25_MHZ, SdramChip
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError, RefusedError
 from hwattn.spec.sdram import Sdram, SdramTiming
 
-SLOW = dataclasses.replace(
-    Sdram(row_bits=11, power_up_us=1.0, cas_latency=3, read_ns=1.0, refresh_ms=8.0), column_bits=8
-)
-"""Small rows, and at its clock times of several cycles."""
+SLOW = Sdram(row_bits=11, column_bits=8, cas_latency=3, power_up_us=1.0, read_ns=1.0, refresh_ms=8.0)
+"""Small rows, and at 130 MHz times of several cycles."""
 
-CASES = {
-    "ulx3s-4": (4, ULX3S_AT_25_MHZ),
-    "ulx3s-16": (16, ULX3S_AT_25_MHZ),
-    "slow-8": (8, SLOW.at(130.0)),
-}
+CASES = {"ulx3s-16": (16, ULX3S_AT_25_MHZ), "slow-8": (8, SLOW.at(130.0))}
 
 
 class Memory(wiring.Component):
@@ -88,3 +83,30 @@ def test_it_is_as_fast_as_it_says(case: str, tmp_path: Path) -> None:
     memory = timing.external_memory(lanes)
     assert found["latency"] == memory.latency + 1
     assert found["words"] / found["cycles"] == pytest.approx(memory.beats / memory.cycles, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [("tRCD", {"rcd": 4}), ("no refresh in time", {"refresh": 400})],
+    ids=["rcd", "refresh"],
+)
+def test_the_chip_stops_at_a_broken_rule(rule: str, change: dict[str, int], tmp_path: Path) -> None:
+    """A controller for a chip that is quicker, or forgets more slowly, than the one that is there."""
+    timing = SLOW.at(130.0)
+    checked = dataclasses.replace(timing, **change)
+    with pytest.raises(FailedError, match=f"sdram, cycle .* {rule}"):
+        simulate(tmp_path, 8, timing, "what_is_written_is_read", checked=checked)
+
+
+def test_times_become_cycles() -> None:
+    timing = Sdram().at(25.0)
+    assert (timing.power_up, timing.refresh) == (5000, 195)
+    assert (timing.rcd, timing.rp, timing.ras, timing.rc, timing.rfc, timing.wr) == (1, 1, 2, 2, 2, 1)
+    assert Sdram().bytes == 32 << 20
+    assert Sdram(rcd=40.0).at(25.0).rcd == 1, "a whole cycle is no more than that"
+    with pytest.raises(
+        RefusedError, match="a clock of 50 MHz for a machine with SDRAM; expected 33.3 MHz or less"
+    ):
+        Sdram().at(50.0)
+    with pytest.raises(ValueError, match="words of 4 bytes"):
+        SdramController(AcceleratorConfig(lanes=4), Sdram(data_bytes=4).at(25.0))
