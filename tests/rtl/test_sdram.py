@@ -24,7 +24,7 @@ from hwattn.spec.sdram import Sdram, SdramTiming
 SLOW = Sdram(row_bits=11, column_bits=8, cas_latency=3, power_up_us=1.0, read_ns=1.0, refresh_ms=8.0)
 """Small rows, and at 130 MHz times of several cycles."""
 
-CASES = {"ulx3s-16": (16, ULX3S_AT_25_MHZ), "slow-8": (8, SLOW.at(130.0))}
+CASES = {"ulx3s-4": (4, ULX3S_AT_25_MHZ), "slow-8": (8, SLOW.at(130.0))}
 
 
 class Memory(wiring.Component):
