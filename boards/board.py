@@ -11,7 +11,10 @@ from functools import cache
 from typing import Any
 
 from hwattn.rtl.multipliers import MultiplierStyle
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.external import ExternalMemory
+from hwattn.spec.sdram import Sdram, SdramTiming
 
 LEAST_DIVISOR = 4
 """Clock cycles per bit that a UART's receiver needs (``rtl.uart``)."""
@@ -90,6 +93,8 @@ class Board:
         What the device's multiplier blocks serve best.
     soft_array : bool
         The matrix unit's multipliers are made of look-up tables, where the device has too few multiplier blocks for the other units and them.
+    sdram : Sdram, optional
+        The chip that is external memory, for boards whose platform has a resource ``sdram``.
     platform : callable, optional
         Returns the Amaranth platform, made anew; boards of an open flow have one.
     vivado : VivadoTarget, optional
@@ -112,6 +117,7 @@ class Board:
     program_with: str
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
     soft_array: bool = False
+    sdram: Sdram | None = None
     platform: Callable[[], Any] | None = None
     vivado: VivadoTarget | None = None
 
@@ -119,6 +125,42 @@ class Board:
     def divisor(self) -> int:
         """Clock cycles per bit on the serial line."""
         return round(self.clock_mhz * 1e6 / self.baud)
+
+    def external(self, config: AcceleratorConfig) -> SdramTiming | None:
+        """Return the external memory of a machine on this board, at its clock; None where the machine has none.
+
+        Raises
+        ------
+        RefusedError
+            The board's memory is not connected, or is too small, or the clock is too fast for it.
+        """
+        if not config.external_words:
+            return None
+        if self.sdram is None:
+            raise RefusedError(
+                f"external_words={config.external_words}: the external memory of {self.name} ({self.memory}) is not connected",
+                "a configuration whose weights lie on chip, or a board with SDRAM (hwattn boards)",
+                "take --set external_words=0 and a weight_words that holds the weights, or simulate it (hwattn sim)",
+            )
+        largest = self.sdram.bytes // config.lanes
+        if config.external_words > largest:
+            raise RefusedError(
+                f"external_words={config.external_words} of {config.lanes} bytes",
+                f"up to {largest}: {self.name} has {self.sdram.bytes >> 20} MiB",
+                f"take --set external_words={largest}",
+            )
+        return self.sdram.at(self.clock_mhz)
+
+    def external_memory(self, config: AcceleratorConfig) -> ExternalMemory | None:
+        """How fast that memory is; None where the machine has none.
+
+        Raises
+        ------
+        RefusedError
+            As `external`.
+        """
+        timing = self.external(config)
+        return timing.external_memory(config.lanes) if timing else None
 
     def at_clock(self, clock_mhz: float) -> Board:
         """Return the same board with its machine at another clock.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from hwattn.spec.registers import (
     COUNTERS,
     IDENTIFICATION,
     VERSION,
+    WINDOW_UNITS,
     Control,
     ErrorCause,
     Region,
@@ -32,6 +34,9 @@ from hwattn.spec.transfer import (
     output_words,
     program_blocks,
 )
+
+SCAN_WORDS = 1024
+"""Words of external memory in one scan: so few that its answer comes before a line's time-out."""
 
 
 class Bus(Protocol):
@@ -87,12 +92,14 @@ class Driver:
         self.identity = self._identify()
 
     def load(self, program: Program) -> None:
-        """Write a program into the machine's memories, unless it is there already.
+        """Write a program into the machine's memories, unless it is there already; what lies in external memory is verified there.
 
         Raises
         ------
         RefusedError
             The program was compiled for another configuration.
+        FailedError
+            External memory does not hold what was written.
         """
         self._check_program(program)
         if self.identity.program_hash == program.hash:
@@ -100,7 +107,10 @@ class Driver:
         # a load that breaks off must not look complete
         self.write(address(Region.CSR, Register.PROGRAM_HASH), [0])
         for block in program_blocks(program):
-            self._write_block(block)
+            if block.region == Region.EXTERNAL:
+                self._load_external(block)
+            else:
+                self._write_block(block)
         self.identity = self._identify()
         if self.identity.program_hash != program.hash:
             raise FailedError(
@@ -172,6 +182,25 @@ class Driver:
 
     def _write_block(self, block: Block) -> None:
         self.write(address(block.region, block.first), [int(unit) for unit in block.units])
+
+    def _load_external(self, block: Block) -> None:
+        """Write the contents of external memory, and compare their CRC part by part."""
+        for start in range(0, len(block.units), WINDOW_UNITS):
+            self.write(address(Region.CSR, Register.EXTERNAL_WINDOW), [start // WINDOW_UNITS])
+            self._write_block(Block(block.region, 0, block.units[start : start + WINDOW_UNITS]))
+        words = block.units.view(np.uint8).reshape(-1, self.config.lanes)
+        for first in range(0, len(words), SCAN_WORDS):
+            part = words[first : first + SCAN_WORDS]
+            self.write(address(Region.CSR, Register.SCAN_BASE), [first, len(part)])
+            self.write(address(Region.CSR, Register.CONTROL), [Control.SCAN_EXTERNAL])
+            (found,) = self.read(address(Region.CSR, Register.SCAN_CRC), 1)
+            expected = zlib.crc32(part.tobytes())
+            if found != expected:
+                raise FailedError(
+                    f"words {first} to {first + len(part) - 1} of external memory have the CRC {found:08x}",
+                    f"that of the program, {expected:08x}",
+                    "check the memory and its clock, then load the program again",
+                )
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

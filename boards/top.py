@@ -18,6 +18,9 @@ LEDS = STATUS_BITS
 class BoardTop(Elaboratable):
     """Connects a `SerialMachine` to resources ``uart`` and, where the board has them, ``led`` 0 to 3 (running, paused, done, error).
 
+    A machine with SDRAM also gets resource ``sdram``, with a flip-flop in each pin, and the chip's clock inverted: so that commands and data
+    to be written change half a cycle before the chip takes them, and data that are read have half a cycle to arrive.
+
     Parameters
     ----------
     machine : SerialMachine
@@ -42,4 +45,28 @@ class BoardTop(Elaboratable):
                 pin = platform.request("led", number, dir="-")
                 m.submodules[f"led_{number}"] = led = io.Buffer("o", pin)
                 m.d.comb += led.o.eq(self.machine.status[number])
+        if self.machine.timing:
+            self._connect_sdram(m, platform.request("sdram", dir="-"))
         return m
+
+    def _connect_sdram(self, m: Module, port: Any) -> None:
+        """Connect the pins of the chip."""
+        pins = self.machine.sdram
+        outputs = {
+            "ras": pins.command[0],
+            "cas": pins.command[1],
+            "we": pins.command[2],
+            "ba": pins.bank,
+            "a": pins.address,
+            "dqm": pins.mask,
+            "clk_en": 1,
+            "cs": 1,
+        }
+        for name, value in outputs.items():
+            m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(port, name))
+            m.d.comb += buffer.o.eq(value)
+        m.submodules.sdram_dq = data = io.FFBuffer("io", port.dq)
+        m.d.comb += [data.o.eq(pins.output), data.oe.eq(pins.drive), pins.input.eq(data.i)]
+        m.submodules.sdram_clk = clock = io.DDRBuffer("o", port.clk)
+        # low in the first half of the cycle
+        m.d.comb += [clock.o[0].eq(0), clock.o[1].eq(1)]

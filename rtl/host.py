@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
+from hwattn.rtl.external_access import external_access_port
 from hwattn.rtl.interfaces import (
     NORM_PARAM_BITS,
     PARAM_ADDRESS_BITS,
@@ -20,7 +22,7 @@ from hwattn.rtl.interfaces import (
 )
 from hwattn.rtl.queue import PC_BITS
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import INSTRUCTION_BITS
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS
 from hwattn.spec.registers import REGION_SHIFT, UNITS, Control, Region, Register
 
 UNIT_BITS = 32
@@ -40,6 +42,11 @@ def host_response() -> wiring.Signature:
     return stream.Signature(UNIT_BITS)
 
 
+def window_bits(config: AcceleratorConfig) -> int:
+    """Return the bits of the register EXTERNAL_WINDOW: what a unit's number in external memory has beyond a region's."""
+    return EXTERNAL_ADDRESS_BITS + exact_log2(config.lanes * 8 // UNIT_BITS) - REGION_SHIFT
+
+
 class Host(wiring.Component):
     """Serves the host's requests one after the other.
 
@@ -57,20 +64,29 @@ class Host(wiring.Component):
     act_read : Out(read_port), act_write, weight_write : Out(write_port)
     param_write, norm_write, table_write, program_write : Out(entry_write)
         Whole entries of the other memories.
+    external : Out(external_access_port(config)), window : In
+        To external memory, of machines with a port to it; the register EXTERNAL_WINDOW.
     scan_base, scan_words : In
-        The range that CONTROL.SCAN and CONTROL.CLEAR go over.
+        The range that CONTROL.SCAN, CONTROL.CLEAR and CONTROL.SCAN_EXTERNAL go over.
     scan_crc : Out(32)
         CRC-32 of the last scan.
 
     Latency
     -------
-    Three cycles for a write, four for a read, more where a memory is busy. A scan takes a cycle for each word, in which no other request is taken.
+    Three cycles for a write, four for a read, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
+    for each word, of external memory as long as reading it, in which no other request is taken.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        self._lane_bits = exact_log2(config.lanes * 8 // UNIT_BITS)
+        external = {
+            "external": Out(external_access_port(config)),
+            "window": In(window_bits(config)),
+        }
         super().__init__(
             {
+                **(external if config.external_words else {}),
                 "request": In(host_request()),
                 "response": Out(host_response()),
                 "register": Out(REGISTER_BITS),
@@ -83,7 +99,7 @@ class Host(wiring.Component):
                 "norm_write": Out(entry_write(PARAM_ADDRESS_BITS, NORM_PARAM_BITS)),
                 "table_write": Out(entry_write(TABLE_ADDRESS_BITS, table_layout())),
                 "program_write": Out(entry_write(PC_BITS, INSTRUCTION_BITS)),
-                "scan_base": In(WORD_ADDRESS_BITS),
+                "scan_base": In(EXTERNAL_ADDRESS_BITS),
                 "scan_words": In(WORD_ADDRESS_BITS + 1),
                 "scan_crc": Out(UNIT_BITS),
             }
@@ -94,11 +110,13 @@ class Host(wiring.Component):
         request = Signal(REQUEST_LAYOUT)
         unit, region = request.addr[:REGION_SHIFT], request.addr[REGION_SHIFT:]
         units_in_word = self.config.lanes * 8 // UNIT_BITS
-        lane_bits = units_in_word.bit_length() - 1
-        lane, word = unit[:lane_bits], unit[lane_bits:]
+        lane, word = unit[: self._lane_bits], unit[self._lane_bits :]
         answer = Signal(UNIT_BITS)
-        scanning, last = Signal(), Signal()
+        scanning, last, asking = Signal(), Signal(), Signal()
         scan_control = Control.SCAN | Control.CLEAR
+        if self.config.external_words:
+            scan_control |= Control.SCAN_EXTERNAL
+            self._ask(m, asking, request, Cat(word, self.window), lane)
         m.d.comb += [
             self.response.payload.eq(answer),
             self.register.eq(unit),
@@ -139,6 +157,17 @@ class Host(wiring.Component):
                         m.next = "Read memory"
                 with m.Else():
                     m.next = "Read register"
+                if self.config.external_words:
+                    with m.If(region == Region.EXTERNAL):
+                        m.next = "External"
+            if self.config.external_words:
+                with m.State("External"):
+                    m.d.comb += asking.eq(1)
+                    m.d.sync += answer.eq(self.external.data.word_select(lane, UNIT_BITS))
+                    with m.If(self.external.done):
+                        m.next = "Respond"
+                        with m.If(request.write):
+                            m.next = "Idle"
             with m.State("Write"):
                 with m.Switch(region):
                     for number, port in written.items():
@@ -171,8 +200,24 @@ class Host(wiring.Component):
             with m.State("Settle"):
                 # the last word of a scan is still on its way into the CRC
                 m.next = "Idle"
-        self._scan(m, request.data, scanning, last)
+        self._scan(m, request.data, scanning, last, asking)
         return m
+
+    def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
+        """Ask for a word of external memory: that of the request, or the next one of a scan; once, while `asking` waits for the answer."""
+        waiting = Signal()
+        port, payload = self.external, self.external.request.payload
+        m.d.comb += [
+            port.request.valid.eq(asking & ~waiting),
+            payload.word.eq(word),
+            payload.write.eq(request.write & (request.addr[REGION_SHIFT:] == Region.EXTERNAL)),
+            payload.data.eq(request.data.replicate(self.config.lanes * 8 // UNIT_BITS)),
+            payload.mask.eq(0b1111 << (lane << 2)),
+        ]
+        with m.If(port.done):
+            m.d.sync += waiting.eq(0)
+        with m.Elif(port.request.valid & port.request.ready):
+            m.d.sync += waiting.eq(1)
 
     def _entries(self, m: Module, request: data.View, unit: Signal, region: Signal) -> dict[Region, Signal]:
         """Collect the units of an entry, written one after the other; return, by region, whether the unit at hand completes one."""
@@ -202,20 +247,33 @@ class Host(wiring.Component):
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(self, m: Module, control: Signal, scanning: Signal, last: Signal) -> None:
+    def _scan(self, m: Module, control: Value, scanning: Signal, last: Signal, asking: Signal) -> None:
         """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
         index = Signal.like(self.scan_words)
-        moved, reads = Signal(), Signal()
+        moved, reads, outside = Signal(), Signal(), Signal()
         m.d.comb += [
             reads.eq(scanning & ((control & Control.SCAN) != 0)),
             last.eq(moved & (index == self.scan_words - 1)),
-            checksum.start.eq(moved & reads & (index == 0)),
             checksum.data.eq(self.act_read.data),
             self.scan_crc.eq(checksum.crc),
         ]
-        m.d.sync += checksum.valid.eq(moved & reads)
-        with m.If(reads):
+        m.d.sync += checksum.valid.eq(moved & (reads | outside))
+        m.d.comb += checksum.start.eq(moved & (reads | outside) & (index == 0))
+        if self.config.external_words:
+            external = (control & Control.SCAN_EXTERNAL) != 0
+            m.d.comb += outside.eq(scanning & external)
+            with m.If(external):
+                # the last word that came stays until the next one
+                m.d.comb += checksum.data.eq(self.external.data)
+        with m.If(outside):
+            if self.config.external_words:
+                m.d.comb += [
+                    asking.eq(1),
+                    self.external.request.payload.word.eq(self.scan_base + index),
+                    moved.eq(self.external.done),
+                ]
+        with m.Elif(reads):
             m.d.comb += [
                 self.act_read.request.payload.eq(self.scan_base + index),
                 self.act_read.request.valid.eq(1),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.axi import axi_port
 from hwattn.rtl.dispatcher import Dispatcher
+from hwattn.rtl.external_access import ExternalAccess
 from hwattn.rtl.fetcher import Fetcher
 from hwattn.rtl.host import Host, host_request, host_response
 from hwattn.rtl.layernorm import LayerNorm
@@ -38,7 +39,8 @@ class Machine(wiring.Component):
     config : AcceleratorConfig
         Everything that shapes the hardware.
     program : Program, optional
-        Initial contents of the memories, for `config`; without one the host writes them.
+        Initial contents of the memories, for `config`; without one the host writes them. PROGRAM_HASH then begins with the program's, but
+        for machines with external memory, where the host must write the weights first.
     multiplier_style : MultiplierStyle
         How the target multiplies; programs, results and cycles do not depend on it.
 
@@ -93,7 +95,10 @@ class Machine(wiring.Component):
         layernorm = LayerNorm(config, program.norm_params if program else None)
         router = Router(config)
         host = Host(config)
-        registers = Registers(config, program.hash if program else 0, table.interval_shift if table else 6)
+        whole = program is not None and not config.external_words
+        registers = Registers(
+            config, program.hash if program and whole else 0, table.interval_shift if table else 6
+        )
         weight = WordMemory(
             config,
             config.weight_words,
@@ -140,7 +145,7 @@ class Machine(wiring.Component):
             ActWriter.HOST: host.act_write,
         }
         if config.external_words:
-            fetcher, storer = self._external(m, abort, dispatcher, registers)
+            fetcher, storer = self._external(m, abort, dispatcher, registers, host)
             commands |= {"fetch": (fetcher.command, fetcher.done), "store": (storer.command, storer.done)}
             readers[ActReader.STORE] = storer.act
             writers[ActWriter.FETCH] = fetcher.act_write
@@ -229,22 +234,29 @@ class Machine(wiring.Component):
         return m
 
     def _external(
-        self, m: Module, abort: Signal, dispatcher: Dispatcher, registers: Registers
+        self, m: Module, abort: Signal, dispatcher: Dispatcher, registers: Registers, host: Host
     ) -> tuple[Fetcher, Storer]:
-        """Make the units at the port to external memory: one has its read channels, the other its write channels."""
+        """Make the units at the port to external memory: one has its read channels, one its write channels, and the host both at rest."""
         m.submodules.fetcher = fetcher = Fetcher(self.config)
         m.submodules.storer = storer = Storer(self.config)
+        m.submodules.external_access = access = ExternalAccess(self.config)
         for name, member in axi_port(self.config).members.items():
             unit = fetcher if name.startswith("ar") or name[0] == "r" else storer
-            mine, its = getattr(self.axi, name), getattr(unit.axi, name)
-            m.d.comb += mine.eq(its) if member.flow == Out else its.eq(mine)
-        for unit in (fetcher, storer):
-            m.d.comb += [
-                unit.abort.eq(abort),
-                unit.page.eq(registers.external_page),
-                unit.limit.eq(registers.bus_timeout),
-            ]
+            mine, its, hosts = (getattr(port, name) for port in (self.axi, unit.axi, access.axi))
+            if member.flow == Out:
+                m.d.comb += mine.eq(Mux(access.busy, hosts, its))
+            elif name.endswith(("valid", "ready")):
+                m.d.comb += [its.eq(mine & ~access.busy), hosts.eq(mine & access.busy)]
+            else:
+                m.d.comb += [its.eq(mine), hosts.eq(mine)]
+        for unit in (fetcher, storer, access):
+            m.d.comb += [unit.page.eq(registers.external_page), unit.limit.eq(registers.bus_timeout)]
+        connect(m, host.external, access.port)
         m.d.comb += [
+            fetcher.abort.eq(abort),
+            storer.abort.eq(abort),
+            host.window.eq(registers.external_window),
+            access.rest.eq(~dispatcher.running & ~fetcher.busy & ~storer.busy),
             dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, storer.fault)),
             registers.read_beat.eq(fetcher.beat),
             registers.write_beat.eq(storer.beat),

@@ -10,11 +10,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl.axi import ADDRESS_BITS, PAGE_BITS
-from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS
+from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS, window_bits
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_write
 from hwattn.rtl.queue import PC_BITS, machine_queues
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import QUEUES, Queue
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, QUEUES, Queue
 from hwattn.spec.registers import (
     BUS_TIMEOUT_CYCLES,
     IDENTIFICATION,
@@ -52,7 +52,7 @@ class Registers(wiring.Component):
         The host's scans.
     running, paused, done, error, cause, pc, head, occupied, working, waiting, issued, skipped
         State and events of the dispatcher.
-    bus_timeout : Out(32), external_page : Out(28)
+    bus_timeout : Out(32), external_page : Out(28), external_window : Out
         Settings of the port to external memory.
     matrix_active, read_stall, write_stall, weight_stall, read_beat, write_beat : In
         Events that are counted while the machine runs.
@@ -77,7 +77,7 @@ class Registers(wiring.Component):
                 "single_step": Out(1),
                 "entry": Out(PC_BITS),
                 "interval_shift": Out(1, init=interval_shift - 6),
-                "scan_base": Out(WORD_ADDRESS_BITS),
+                "scan_base": Out(EXTERNAL_ADDRESS_BITS),
                 "scan_words": Out(WORD_ADDRESS_BITS + 1),
                 "scan_crc": In(UNIT_BITS),
                 "running": In(1),
@@ -94,6 +94,7 @@ class Registers(wiring.Component):
                 "skipped": In(range(QUEUES + 1)),
                 "bus_timeout": Out(UNIT_BITS, init=BUS_TIMEOUT_CYCLES),
                 "external_page": Out(ADDRESS_BITS - PAGE_BITS),
+                "external_window": Out(window_bits(config)),
                 "matrix_active": In(1),
                 "read_beat": In(1),
                 "write_beat": In(1),
@@ -121,7 +122,11 @@ class Registers(wiring.Component):
             Register.SCAN_CRC: self.scan_crc,
         }
         if self.config.external_words:
-            readable |= {Register.BUS_TIMEOUT: self.bus_timeout, Register.EXTERNAL_PAGE: self.external_page}
+            readable |= {
+                Register.BUS_TIMEOUT: self.bus_timeout,
+                Register.EXTERNAL_PAGE: self.external_page,
+                Register.EXTERNAL_WINDOW: self.external_window,
+            }
         for queue in range(QUEUES):
             readable[Register.HEAD + queue] = Cat(self.head[queue], self.occupied[queue], self.working[queue])
         readable |= self._counters(m)
@@ -162,6 +167,7 @@ class Registers(wiring.Component):
                 settings += [
                     (Register.BUS_TIMEOUT, self.bus_timeout),
                     (Register.EXTERNAL_PAGE, self.external_page),
+                    (Register.EXTERNAL_WINDOW, self.external_window),
                 ]
             for register, target in settings:
                 with m.Case(register):

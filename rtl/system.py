@@ -11,14 +11,17 @@ from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS, Machine
 from hwattn.rtl.multipliers import MultiplierStyle
+from hwattn.rtl.sdram import SdramController
+from hwattn.rtl.sdram_pins import sdram_pins
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.link import SILENCE_BYTES
 from hwattn.spec.program import Program
+from hwattn.spec.sdram import SdramTiming
 
 
 class SerialMachine(wiring.Component):
-    """A machine, the link, and a UART.
+    """A machine, the link, a UART and, where the board has one, the controller of its SDRAM.
 
     Parameters
     ----------
@@ -29,6 +32,8 @@ class SerialMachine(wiring.Component):
         Initial contents of the memories.
     multiplier_style : MultiplierStyle
         As of the :class:`Machine`.
+    sdram : SdramTiming, optional
+        The chip that is external memory, at the machine's clock.
 
     Members
     -------
@@ -38,8 +43,8 @@ class SerialMachine(wiring.Component):
         Bits of ``spec.registers.Status``.
     request : In(host_request()), response : Out(host_response())
         The machine's bus, beside the link and before it: for testbenches. On a board it stays unconnected.
-    axi : Out(axi_port(config))
-        The port to external memory, where `config.external_words` is not 0.
+    axi : Out(axi_port(config)), or sdram : Out(sdram_pins(chip))
+        The port to external memory or the chip's pins, where `config.external_words` is not 0.
 
     Latency
     -------
@@ -52,12 +57,16 @@ class SerialMachine(wiring.Component):
         divisor: int,
         program: Program | None = None,
         multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+        sdram: SdramTiming | None = None,
     ) -> None:
         self.config = config
         self.divisor = divisor
         self.program = program
         self.multiplier_style = multiplier_style
+        self.timing = sdram if config.external_words else None
         external = {"axi": Out(axi_port(config))} if config.external_words else {}
+        if self.timing:
+            external = {"sdram": Out(sdram_pins(self.timing.chip))}
         super().__init__(
             {
                 "rx": In(1, init=1),
@@ -75,7 +84,11 @@ class SerialMachine(wiring.Component):
         m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * self.divisor)
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        if self.config.external_words:
+        if self.timing:
+            m.submodules.sdram_controller = controller = SdramController(self.config, self.timing)
+            connect(m, machine.axi, controller.axi)
+            connect(m, controller.pins, flipped(self.sdram))
+        elif self.config.external_words:
             connect(m, machine.axi, flipped(self.axi))
         connect(m, receiver.bytes, link.received)
         connect(m, link.sent, transmitter.bytes)

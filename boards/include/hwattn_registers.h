@@ -20,7 +20,7 @@
 #define HWATTN_COUNTERS_FIRST 32u
 #define HWATTN_COUNTERS 40u
 
-/* Region: Where an address points; `ACT` can be read and written, `CSR` as its registers say, the others be written. */
+/* Region: Where an address points; `ACT` and `EXTERNAL` can be read and written, `CSR` as its registers say, the others be written. */
 #define HWATTN_REGION_CSR 0u
 #define HWATTN_REGION_ACT 1u
 #define HWATTN_REGION_WEIGHT 2u
@@ -28,6 +28,7 @@
 #define HWATTN_REGION_NORM 4u
 #define HWATTN_REGION_TABLE 5u
 #define HWATTN_REGION_PROGRAM 6u
+#define HWATTN_REGION_EXTERNAL 7u
 
 /* Register: Unit numbers of region CSR. */
 #define HWATTN_REGISTER_IDENTIFICATION 0u
@@ -40,11 +41,12 @@
 #define HWATTN_REGISTER_ERROR 7u /* One of `ErrorCause`. */
 #define HWATTN_REGISTER_PC 8u /* Next instruction to be fetched. */
 #define HWATTN_REGISTER_INTERVAL_SHIFT 9u /* log2 of the activation table's interval: 6 or 7. */
-#define HWATTN_REGISTER_SCAN_BASE 10u /* First activation word of a scan. */
+#define HWATTN_REGISTER_SCAN_BASE 10u /* First word of a scan: of the activation memory, or of external memory. */
 #define HWATTN_REGISTER_SCAN_WORDS 11u /* Number of words of a scan, at least 1. */
 #define HWATTN_REGISTER_SCAN_CRC 12u /* CRC-32 (that of zlib) of the bytes of the last scan. */
 #define HWATTN_REGISTER_BUS_TIMEOUT 13u /* Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`. */
 #define HWATTN_REGISTER_EXTERNAL_PAGE 14u /* Where external memory starts, in pages of 4 KiB. */
+#define HWATTN_REGISTER_EXTERNAL_WINDOW 15u /* Which part of external memory region EXTERNAL shows: that from unit EXTERNAL_WINDOW << 28 on. */
 #define HWATTN_REGISTER_HEAD 16u /* HEAD + queue: the oldest instruction of a queue that has not ended, with bit 16 set if there is one, bit 17 if its unit works on it. */
 #define HWATTN_REGISTER_CYCLES 32u /* Counters start at 0 with every start and count while the machine runs. */
 #define HWATTN_REGISTER_MATRIX_ACTIVE 33u /* Cycles in which the multipliers worked on a streamed word. */
@@ -65,6 +67,7 @@
 #define HWATTN_CONTROL_RESET 8u /* Stop at once and bring every unit to rest; memories keep their contents. */
 #define HWATTN_CONTROL_SCAN 16u /* Compute the CRC-32 of SCAN_WORDS activation words from SCAN_BASE. The next request is answered when it is there. */
 #define HWATTN_CONTROL_CLEAR 32u /* Write zeros to SCAN_WORDS activation words from SCAN_BASE; the next request waits for the last one. */
+#define HWATTN_CONTROL_SCAN_EXTERNAL 64u /* As SCAN, of words of external memory. */
 
 /* Status: Bits of `STATUS`. */
 #define HWATTN_STATUS_RUNNING 1u

@@ -34,8 +34,11 @@ from hwattn.rtl.verilog import LINT_HEADER, to_verilog
 from hwattn.sim.cosim.runner import simulator_version
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.model.executor import Executor
+from hwattn.sim.perf.machine import Machine
+from hwattn.sim.perf.routing import queue_lengths
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
+from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 
@@ -97,11 +100,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     check_folder(failed_folder(target), True)
     resolved = None if args.empty else resolve_model(args.model, args.calibration)
     config = accelerator_config(args, board.preset)
-    if config.external_words:
+    memory = board.external_memory(config)
+    if memory and args.auto:
         raise RefusedError(
-            f"external_words={config.external_words}: {board.name}'s memory is not connected yet",
-            "a configuration whose weights lie on chip",
-            "take --set external_words=0 and a weight_words that holds the weights, or simulate it (hwattn sim)",
+            f"--auto with external_words={config.external_words}",
+            "a machine whose weights lie on chip: the search makes its memories as large as the model needs",
+            "choose rows and lanes with --set",
         )
     if board.flow == VIVADO and args.auto:
         raise RefusedError(
@@ -114,7 +118,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
     program = _compile(resolved, config, board) if resolved and not args.auto else None
     with complete_folder(target) as folder:
         made = _make(args, board, config, program, resolved, folder, out)
-        cycles = _write_program(folder, board, made.program, resolved) if made.program and resolved else None
+        cycles = (
+            _write_program(folder, board, made.program, resolved, memory)
+            if made.program and resolved
+            else None
+        )
         _write_settings(folder, board, made.config, made.program)
         report = make_report(args, board, made.config, made.program, made.result, cycles)
         report["stage"] = made.stage
@@ -156,7 +164,7 @@ def _make(
     if board.flow == VIVADO:
         _write_verilog(vivado.top(board, config, program), config, folder, out)
         return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
-    machine = SerialMachine(config, board.divisor, program, board.multiplier_style)
+    machine = SerialMachine(config, board.divisor, program, board.multiplier_style, board.external(config))
     write = partial(_write_verilog, machine, config, folder, out)
     if found:
         write()
@@ -209,9 +217,12 @@ def _compile(resolved: ResolvedModel, config: AcceleratorConfig, board: Board) -
 
 
 def _write_program(
-    folder: Path, board: Board, program: Program, resolved: ResolvedModel
+    folder: Path, board: Board, program: Program, resolved: ResolvedModel, memory: ExternalMemory | None
 ) -> dict[str, float] | None:
-    """Write program and golden vectors; return the cycles of each task, measured on the simulated RTL."""
+    """Write program and golden vectors; return the cycles of each task.
+
+    They are counted in the simulated RTL or, of networks so large that they need external memory, predicted by the cycle model.
+    """
     save_program(program, folder / "program.hwp")
     if resolved.workload is None:
         images = (
@@ -224,9 +235,13 @@ def _write_program(
     for task in range(len(program.entries)):
         arrays |= executor.run(images, task).integers
     np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
+    tasks = range(len(program.entries))
+    if memory:
+        return {
+            port.name: float(_predicted(program, port.task, memory, images[0])) for port in program.outputs
+        }
     if simulator_version("verilator") is None:
         return None
-    tasks = range(len(program.entries))
     found = simulate(
         program, images[:1], tasks, "verilator", multiplier_style=board.multiplier_style, stepped=0
     )
@@ -242,6 +257,13 @@ def _write_program(
         for port in program.outputs
         if port.task == each.task
     }
+
+
+def _predicted(program: Program, task: int, memory: ExternalMemory, image: NDArray[np.float32]) -> int:
+    """Cycles of a task's free run, by the cycle model."""
+    machine = Machine(program, task, memory, queue_lengths(program, task, image))
+    machine.free()
+    return machine.cycles
 
 
 def _write_settings(folder: Path, board: Board, config: AcceleratorConfig, program: Program | None) -> None:

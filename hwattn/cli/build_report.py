@@ -18,6 +18,10 @@ from hwattn.spec.program import Program
 JSON_REPORT = "report.json"
 HTML_REPORT = "report.html"
 
+COUNTED = "counted in the simulated RTL"
+PREDICTED = "predicted by the cycle model with the board's memory"
+"""Where the cycles of a report come from."""
+
 
 def make_report(
     args: argparse.Namespace,
@@ -30,6 +34,7 @@ def make_report(
     """Return the document of a build, without its list of files."""
     latency = {name: count / board.clock_mhz / 1000 for name, count in (cycles or {}).items()}
     available = dataclasses.asdict(board.resources)
+    memory = board.external_memory(config)
     resources = {
         name: dataclasses.asdict(built.resources[name])
         if name in built.resources
@@ -51,7 +56,8 @@ def make_report(
         "cycles": cycles,
         "latency_ms": max(latency.values()) if latency else None,
         "latency_ms_by_task": latency,
-        "latency_source": "cycles counted in the simulated RTL, at clock_mhz" if latency else None,
+        "latency_source": f"cycles {PREDICTED if memory else COUNTED}, at clock_mhz" if latency else None,
+        "external_memory": dataclasses.asdict(memory) if memory else None,
         "frames_per_second": 1000 / max(latency.values()) if latency else None,
         "seed": built.attempts[-1].seed if built.attempts else args.seed,
         "attempts": [dataclasses.asdict(attempt) for attempt in built.attempts],
@@ -74,11 +80,10 @@ def print_report(report: dict[str, Any], target: Path, out: Output) -> None:
         out.print(f"Fmax {report['fmax_mhz']:.1f} MHz; it will run at {report['clock_mhz']:g} MHz.")
     if report["timing_note"]:
         out.print(f"Note: {report['timing_note']}.")
+    source = PREDICTED if report["external_memory"] else COUNTED
     for name, latency in report["latency_ms_by_task"].items():
         cycles = report["cycles"][name]
-        out.print(
-            f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, counted in the simulated RTL)."
-        )
+        out.print(f"Expected latency, task {name}: {latency:.3f} ms ({cycles:,.0f} cycles, {source}).")
     out.print(f"{target}: {', '.join(report['files'])}")
 
 

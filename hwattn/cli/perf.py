@@ -186,12 +186,15 @@ def _subject(args: argparse.Namespace) -> Subject:
         images = load_images(args.input, program.image.name, program.image.shape)
         return Subject(program, memory, images[0])
     resolved = resolve_model(args.model, args.calibration)
-    preset = find_board(args.board).preset if args.board else resolved.preset
-    program = compile_model(resolved.model, accelerator_config(args, preset))
+    board = find_board(args.board) if args.board else None
+    preset = board.preset if board else resolved.preset
+    config = accelerator_config(args, preset)
+    program = compile_model(resolved.model, config)
+    on_board = board.external_memory(config) if board and board.sdram and args.memory is None else None
     image = None
     if args.input is not None or resolved.workload is not None:
         image = input_images(args.input, 1, resolved)[0]
-    return Subject(program, external_memory(args, preset), image)
+    return Subject(program, on_board or external_memory(args, preset), image)
 
 
 def _clock(args: argparse.Namespace, config: AcceleratorConfig) -> Clock:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.sim.cosim import runner
+from hwattn.sim.cosim.contents import write_sdram
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
+from hwattn.sim.cosim.sdram import ULX3S_AT_25_MHZ
 from hwattn.sim.cosim.session import TOP, machine_verilog
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
@@ -31,7 +33,7 @@ def drive_over_pins(
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
     noise: float = 0.0,
 ) -> Findings:
-    """Run images on a simulated board through its UART, with the host's driver.
+    """Run images on a simulated board through its UART, with the host's driver; its external memory, if any, is an SDRAM chip.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def drive_over_pins(
     tasks : sequence of int
     preloaded : bool
         The memories hold the program before the driver comes, as after the bitstream has been loaded (the testbench writes it over
-        the machine's bus); else the driver loads it over the line.
+        the machine's bus, and the chip reads its file); else the driver loads it over the line.
     multiplier_style : MultiplierStyle
         How the machine multiplies.
     noise : float
@@ -56,7 +58,9 @@ def drive_over_pins(
     FailedError
         The driver gave up, or the simulation failed.
     """
-    built = runner.build(machine_verilog(program.config, None, multiplier_style), TOP)
+    external = bool(program.config.external_words)
+    sdram = ULX3S_AT_25_MHZ if external else None
+    built = runner.build(machine_verilog(program.config, None, multiplier_style, sdram), TOP)
     with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
         folder = Path(scratch)
         result = folder / "findings.json"
@@ -64,7 +68,7 @@ def drive_over_pins(
             program=str(folder / "program.hwp"),
             images=str(folder / "images.npy"),
             tasks=list(tasks),
-            load=list(Region) if preloaded else [],
+            load=[region for region in Region if region != Region.EXTERNAL] if preloaded else [],
             stepped=0,
             whole=0,
             readback=0,
@@ -73,6 +77,9 @@ def drive_over_pins(
             result=str(result),
         )
         save_program(program, Path(job.program))
+        in_chip = (
+            write_sdram(program, folder, ULX3S_AT_25_MHZ.chip.data_bytes) if external and preloaded else []
+        )
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
         job.save(folder / "job.json")
         runner.run(
@@ -80,5 +87,6 @@ def drive_over_pins(
             "hwattn.cli.uart_testbench",
             folder / "run",
             environment={JOB_VARIABLE: str(folder / "job.json"), NOISE_VARIABLE: str(noise)},
+            plusargs=in_chip,
         )
         return Findings.load_file(result)

@@ -2,7 +2,8 @@
 
 A host reads and writes 32-bit units at 32-bit addresses; the upper four bits choose a region, the rest number the region's units. A
 memory word of `lanes` bytes is ``lanes / 4`` units, least significant first. Entries of the other memories are written as a whole when
-their last unit arrives.
+their last unit arrives. Region EXTERNAL shows 2**28 units of external memory, of machines that have a port to it and stand still: while
+one runs, writes there are dropped and reads give 0.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ BUS_TIMEOUT_CYCLES = 1 << 20
 
 
 class Region(IntEnum):
-    """Where an address points; `ACT` can be read and written, `CSR` as its registers say, the others be written."""
+    """Where an address points; `ACT` and `EXTERNAL` can be read and written, `CSR` as its registers say, the others be written."""
 
     CSR = 0
     ACT = 1
@@ -27,6 +28,7 @@ class Region(IntEnum):
     NORM = 4
     TABLE = 5
     PROGRAM = 6
+    EXTERNAL = 7
 
 
 UNITS = {Region.PARAM: 2, Region.NORM: 2, Region.TABLE: 2, Region.PROGRAM: 8}
@@ -54,7 +56,7 @@ class Register(IntEnum):
     INTERVAL_SHIFT = 9
     """log2 of the activation table's interval: 6 or 7."""
     SCAN_BASE = 10
-    """First activation word of a scan."""
+    """First word of a scan: of the activation memory, or of external memory."""
     SCAN_WORDS = 11
     """Number of words of a scan, at least 1."""
     SCAN_CRC = 12
@@ -63,6 +65,8 @@ class Register(IntEnum):
     """Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`."""
     EXTERNAL_PAGE = 14
     """Where external memory starts, in pages of 4 KiB."""
+    EXTERNAL_WINDOW = 15
+    """Which part of external memory region EXTERNAL shows: that from unit EXTERNAL_WINDOW << 28 on."""
     HEAD = 16
     """HEAD + queue: the oldest instruction of a queue that has not ended, with bit 16 set if there is one, bit 17 if its unit works on it."""
     CYCLES = 32
@@ -117,6 +121,8 @@ class Control(IntFlag):
     """Compute the CRC-32 of SCAN_WORDS activation words from SCAN_BASE. The next request is answered when it is there."""
     CLEAR = 32
     """Write zeros to SCAN_WORDS activation words from SCAN_BASE; the next request waits for the last one."""
+    SCAN_EXTERNAL = 64
+    """As SCAN, of words of external memory."""
 
 
 class Status(IntFlag):
@@ -171,6 +177,9 @@ class WeightReader(IntEnum):
     MATRIX = 0
     LOAD = 1
 
+
+WINDOW_UNITS = 1 << REGION_SHIFT
+"""Units of external memory that region EXTERNAL shows."""
 
 COUNTERS = range(Register.CYCLES, Register.WRITE_BEATS + 1)
 """Every counter of the machine; numbers in between that have no counter read 0."""

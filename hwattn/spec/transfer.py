@@ -37,13 +37,14 @@ def program_blocks(program: Program) -> Iterator[Block]:
     Yields
     ------
     Block
-        Memories as far as they are used, then the registers INTERVAL_SHIFT and PROGRAM_HASH. The hash comes last: a load that broke off
-        does not look complete. External memory is not among them: the host writes it by its own way.
+        Memories as far as they are used, weights first, then the registers INTERVAL_SHIFT and PROGRAM_HASH. The hash comes last: a load
+        that broke off does not look complete. Units of region EXTERNAL are numbered without regard to the window.
     """
     table = activation_table(program.activation)
     norm = np.asarray(program.norm_params, np.int64)
+    weights = Region.EXTERNAL if program.config.external_words else Region.WEIGHT
     contents = {
-        Region.WEIGHT: np.ascontiguousarray(program.weights, np.int8).reshape(-1).view("<u4"),
+        weights: np.ascontiguousarray(program.weights, np.int8).reshape(-1).view("<u4"),
         Region.PARAM: np.stack(
             [program.params[:, 0], program.params[:, 1] | program.params[:, 2] << 16], axis=1
         ),
@@ -57,8 +58,6 @@ def program_blocks(program: Program) -> Iterator[Block]:
             "<u4",
         ),
     }
-    if program.config.external_words:
-        del contents[Region.WEIGHT]
     for region, array in contents.items():
         units = (np.asarray(array, np.int64) & 0xFFFFFFFF).astype(np.uint32).reshape(-1)
         assert len(units) % UNITS.get(region, 1) == 0

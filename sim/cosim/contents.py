@@ -50,6 +50,14 @@ def loadable(verilog: str) -> str:
     return _MODULE.sub(extend, verilog)
 
 
+def write_sdram(program: Program, folder: Path, data_bytes: int) -> list[str]:
+    """Write the file of an SDRAM chip that holds a program's weights, a column in each line; return the plusarg that names it."""
+    columns = program.weights.reshape(-1).view(f"<u{data_bytes}")
+    path = folder / "sdram.hex"
+    path.write_text("".join(f"{column:0{2 * data_bytes}x}\n" for column in columns.tolist()))
+    return [f"+sdram={path}"]
+
+
 def write_contents(program: Program, folder: Path) -> list[str]:
     """Write the files of a program's memories into a folder; return the plusargs that name them."""
     config = program.config

@@ -24,6 +24,7 @@ from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 from hwattn.spec.registers import Region
+from hwattn.spec.sdram import SdramTiming
 
 TOP = "hwattn"
 """Name of the top module in Verilog: the system of a board without a processor, whose bus the testbench uses."""
@@ -57,6 +58,7 @@ def machine_verilog(
     config: AcceleratorConfig,
     program: Program | None = None,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    sdram: SdramTiming | None = None,
 ) -> str:
     """Return the Verilog of a system with a machine, generated once for each configuration (and program) and version of the generator.
 
@@ -66,12 +68,15 @@ def machine_verilog(
     program : Program, optional
         Initial contents of the memories.
     multiplier_style : MultiplierStyle
+    sdram : SdramTiming, optional
+        The chip that is external memory; without one a model of settable speed is.
     """
     contents = "" if program is None else f"{program.hash:08x}"
-    key = digest(f"{config.hash:08x}", contents, multiplier_style, _generator_digest())
+    key = digest(f"{config.hash:08x}", contents, multiplier_style, repr(sdram), _generator_digest())
 
     def fill(folder: Path) -> None:
-        (folder / "machine.v").write_text(system_verilog(config, TOP, DIVISOR, program, multiplier_style))
+        text = system_verilog(config, TOP, DIVISOR, program, multiplier_style, sdram)
+        (folder / "machine.v").write_text(text)
 
     return (made_once(cache_folder() / "verilog" / key, fill) / "machine.v").read_text()
 
@@ -82,6 +87,16 @@ def _generator_digest() -> str:
     spec = Path(__file__).parents[2] / "spec"
     sources = sorted([*room.glob("*.py"), *spec.glob("*.py"), *Path(__file__).parent.glob("*.v")])
     return digest(*(source.read_text() for source in sources))
+
+
+def _over_bus(program: Program, simulator: Simulator, from_files: bool) -> list[int]:
+    """Regions that the testbench writes; external memory reads its file."""
+    if simulator == "icarus":
+        # a machine with external memory is built without its program's hash
+        return [Region.CSR] if program.config.external_words else []
+    return [
+        region for region in Region if region != Region.EXTERNAL and not (from_files and region in LOADED)
+    ]
 
 
 def simulate(
@@ -150,9 +165,7 @@ def simulate(
             program=str(folder / "program.hwp"),
             images=str(folder / "images.npy"),
             tasks=list(tasks),
-            load=[]
-            if simulator == "icarus"
-            else [region for region in Region if not (from_files and region in LOADED)],
+            load=_over_bus(program, simulator, from_files),
             stepped=len(images) if stepped is None else stepped,
             whole=whole,
             readback=readback,

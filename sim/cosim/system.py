@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal
 from amaranth.lib import wiring
@@ -12,11 +13,16 @@ from hwattn.rtl.axi import ADDRESS_BITS
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
+from hwattn.sim.cosim.sdram import SdramChip
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.program import Program
+from hwattn.spec.sdram import SdramTiming
 
 MEMORY_SETTINGS = {"latency": 16, "beats": 8, "cycles": 8, "stall": 8, "fault": 2, "fault_at": 32, "peek": 32}
 """Inputs of ``axi_memory.v`` that the testbench drives, as ``memory_NAME``, and their bits."""
+
+_INSIDE = ("axi", "sdram")
+"""Members of `SerialMachine` that end at the memory."""
 
 _SLAVE_INPUTS = (
     "araddr",
@@ -36,7 +42,7 @@ _SLAVE_OUTPUTS = ("arready", "rdata", "rresp", "rlast", "rvalid", "awready", "wr
 
 
 class MemorySystem(wiring.Component):
-    """A serial machine and the memory behind its AXI4 port.
+    """A serial machine and its external memory: a model behind its AXI4 port, or an SDRAM chip.
 
     Parameters
     ----------
@@ -45,10 +51,11 @@ class MemorySystem(wiring.Component):
     program : Program, optional
     multiplier_style : MultiplierStyle
         As for `SerialMachine`.
+    sdram : SdramTiming, optional
 
     Members
     -------
-    As those of `SerialMachine` but `axi`, and:
+    As those of `SerialMachine` but `axi` or `sdram`, and without a chip:
 
     memory_NAME : In
         Settings of the memory; see ``axi_memory.v``.
@@ -62,25 +69,35 @@ class MemorySystem(wiring.Component):
         divisor: int,
         program: Program | None = None,
         multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+        sdram: SdramTiming | None = None,
     ) -> None:
         self.config = config
-        self._inner = SerialMachine(config, divisor, program, multiplier_style)
-        members = {name: member for name, member in self._inner.signature.members.items() if name != "axi"}
-        settings = {f"memory_{name}": In(bits) for name, bits in MEMORY_SETTINGS.items()}
-        super().__init__({**members, **settings, "memory_peeked": Out(8 * config.lanes)})
+        self._timing = sdram
+        self._inner = SerialMachine(config, divisor, program, multiplier_style, sdram)
+        members: dict[str, Any] = {
+            name: member for name, member in self._inner.signature.members.items() if name not in _INSIDE
+        }
+        if sdram is None:
+            members |= {f"memory_{name}": In(bits) for name, bits in MEMORY_SETTINGS.items()}
+            members["memory_peeked"] = Out(8 * config.lanes)
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         """Join the system and its memory."""
         m = Module()
         m.submodules.system = inner = self._inner
         for name, member in inner.signature.members.items():
-            if name == "axi":
+            if name in _INSIDE:
                 continue
             mine, its = getattr(self, name), getattr(inner, name)
             if member.is_signature:
                 connect(m, flipped(mine), its)
             else:
                 m.d.comb += mine.eq(its) if member.flow == Out else its.eq(mine)
+        if self._timing:
+            m.submodules.chip = chip = SdramChip(self._timing)
+            connect(m, inner.sdram, chip.pins)
+            return m
         axi = inner.axi
         m.submodules.memory = Instance(
             "axi_memory",
@@ -103,9 +120,11 @@ def system_verilog(
     divisor: int,
     program: Program | None = None,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
+    sdram: SdramTiming | None = None,
 ) -> str:
     """Return the Verilog of the design under test."""
     if not config.external_words:
         return to_verilog(SerialMachine(config, divisor, program, multiplier_style), top)
-    memory = resources.files("hwattn.sim.cosim").joinpath("axi_memory.v").read_text()
-    return to_verilog(MemorySystem(config, divisor, program, multiplier_style), top) + "\n" + memory
+    model = "sdram_chip.v" if sdram else "axi_memory.v"
+    memory = resources.files("hwattn.sim.cosim").joinpath(model).read_text()
+    return to_verilog(MemorySystem(config, divisor, program, multiplier_style, sdram), top) + "\n" + memory

@@ -9,22 +9,33 @@ from amaranth.lib.wiring import In, Out
 from hwattn.boards.board import Board
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS
+from hwattn.rtl.sdram import SdramController
+from hwattn.rtl.sdram_pins import sdram_pins
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.link import SILENCE_BYTES
+from hwattn.spec.sdram import SdramTiming
 
 
 class Echo(wiring.Component):
-    """UART and link, and reads that are answered with their address."""
+    """UART and link, and reads that are answered with their address; with `timing` also a controller of SDRAM that nobody uses."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, timing: SdramTiming | None = None) -> None:
         self.board = board
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)})
+        self.timing = timing
+        members = {"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)}
+        if timing:
+            members["sdram"] = Out(sdram_pins(timing.chip))
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.link = link = Link(SILENCE_BYTES * FRAME_BITS * self.board.divisor)
         m.submodules.receiver = receiver = UartReceiver(self.board.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.board.divisor)
+        if self.timing:
+            m.submodules.controller = controller = SdramController(AcceleratorConfig(lanes=4), self.timing)
+            wiring.connect(m, controller.pins, wiring.flipped(self.sdram))
         wiring.connect(m, receiver.bytes, link.received)
         wiring.connect(m, link.sent, transmitter.bytes)
         m.d.comb += [

@@ -15,6 +15,7 @@ from hwattn.spec.registers import (
     COUNTERS,
     IDENTIFICATION,
     VERSION,
+    WINDOW_UNITS,
     Control,
     Region,
     Register,
@@ -54,6 +55,8 @@ class FakeMachine:
         self.last_write: int | None = None
         self.ends_with = Status.DONE
         self.error = (0, 0)
+        self.external: dict[int, int] = {}
+        """Units of external memory by number."""
         self._answers = b""
         self.set(Register.IDENTIFICATION, IDENTIFICATION)
         self.set(Register.VERSION, VERSION)
@@ -110,12 +113,20 @@ class FakeMachine:
         self.order.append(target)
         if target == address(Region.CSR, Register.CONTROL):
             self._control(unit)
+        elif target >= address(Region.EXTERNAL, 0):
+            window = self.get(Register.EXTERNAL_WINDOW) * WINDOW_UNITS
+            self.external[window + target - address(Region.EXTERNAL, 0)] = unit
         else:
             self.units[target] = unit
 
     def _control(self, bits: int) -> None:
         if bits & Control.RESET:
             self.set(Register.STATUS, 0)
+        if bits & Control.SCAN_EXTERNAL:
+            units = self.program.config.lanes // 4
+            first, words = self.get(Register.SCAN_BASE), self.get(Register.SCAN_WORDS)
+            scanned = [self.external.get(first * units + unit, 0) for unit in range(words * units)]
+            self.set(Register.SCAN_CRC, zlib.crc32(struct.pack(f"<{len(scanned)}I", *scanned)))
         if bits & Control.START:
             self.set(Register.STATUS, self.ends_with)
             cause, position = self.error

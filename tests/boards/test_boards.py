@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from echo import Echo
 
 import hwattn.boards
 from hwattn.boards import ecp5
@@ -17,6 +20,8 @@ from hwattn.boards.board import BAUD_ERROR, LEAST_DIVISOR, Board, boards, find_b
 from hwattn.boards.flows import OPEN_FLOWS, VIVADO, open_flow
 from hwattn.boards.pll import VCO_MHZ, ecp5_dividers
 from hwattn.boards.serial_transport import SerialTransport
+from hwattn.boards.top import BoardTop
+from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import load_preset
 from hwattn.spec.errors import FailedError, RefusedError
 
@@ -67,6 +72,51 @@ def test_the_platform_is_the_board(board: Board) -> None:
         assert platform.part == board.device
     assert ("uart", 0) in platform.resources
     assert ("led", 0) in platform.resources
+
+
+WITH_SDRAM = [board for board in OPEN if board.sdram]
+
+
+@pytest.mark.parametrize("board", WITH_SDRAM, ids=lambda board: board.name)
+def test_the_sdram_is_the_boards(board: Board) -> None:
+    assert board.platform is not None
+    assert board.sdram is not None
+    platform = board.platform()
+    platform_pins = {pin.name: len(pin.ios[0].names) for pin in platform.resources["sdram", 0].ios}
+    chip = board.sdram
+    expected = {"ba": chip.bank_bits, "a": chip.row_bits, "dq": 8 * chip.data_bytes, "dqm": chip.data_bytes}
+    assert {name: platform_pins[name] for name in expected} == expected
+    config = load_preset("sdram")
+    timing = board.external(config)
+    assert timing is not None
+    assert timing.refresh_period(config.lanes) > 0
+    assert board.external(load_preset("digits")) is None
+
+
+def test_the_sdram_is_connected_pin_by_pin() -> None:
+    board = find_board("ulx3s-85f")
+    assert board.platform is not None
+    machine = cast(SerialMachine, Echo(board, board.external(load_preset("sdram"))))
+    files = board.platform().prepare(BoardTop(machine, board), name="top", do_program=False).files
+    sites = re.findall(r'LOCATE COMP "sdram_0__(\w+)__io', str(files["top.lpf"]))
+    counts = {name: sites.count(name) for name in sites}
+    assert counts == {
+        "clk": 1,
+        "clk_en": 1,
+        "cs": 1,
+        "ras": 1,
+        "cas": 1,
+        "we": 1,
+        "ba": 2,
+        "a": 13,
+        "dqm": 2,
+        "dq": 16,
+    }
+    netlist = str(files["top.il"])
+    # each output has its flip-flop, that of the data one for its direction too, and the clock is made by a double-rate one
+    assert netlist.count("cell \\IFS1P3DX") == 16
+    assert netlist.count("cell \\ODDRX1F") == 1
+    assert netlist.count("cell \\OFS1P3DX") >= 22 + 16
 
 
 def test_every_board_has_a_flow(board: Board) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fake_machine import FakeMachine
 from random_models import vit
 
-from hwattn.boards.driver import Driver
+from hwattn.boards.driver import SCAN_WORDS, Driver
 from hwattn.boards.link_bus import TRIES, LinkBus
 from hwattn.compiler import compile_model
 from hwattn.sim.model.executor import Executor
@@ -77,6 +77,48 @@ def test_loads_an_empty_machine_once(program: Program) -> None:
     frames = machine.frames
     driver.load(program)
     assert machine.frames == frames
+
+
+@pytest.fixture(scope="module")
+def outside() -> Program:
+    """A program whose weights lie in external memory."""
+    config = CONFIG.replace(acc_banks=4, row_slots=6, weight_words=512, external_words=1 << 16)
+    return compile_model(vit(0, image=(1, 4, 4), dim=40, heads=2, hidden=160, blocks="dd"), config)
+
+
+def test_weights_go_into_external_memory(outside: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine(outside, preloaded=False)
+    monkeypatch.setattr("fake_machine.WINDOW_UNITS", 256)
+    monkeypatch.setattr("hwattn.boards.driver.WINDOW_UNITS", 256)
+    driver = Driver(LinkBus(machine), outside.config)
+    driver.load(outside)
+    units = outside.weights.reshape(-1).view("<u4").tolist()
+    assert len(units) > 2 * 8 * SCAN_WORDS // 4, "more than one window and one scan"
+    assert [machine.external[number] for number in range(len(units))] == units
+    assert not any(target >> 28 == Region.WEIGHT for target in machine.order)
+    assert driver.identity.program_hash == outside.hash
+    image = np.random.default_rng(3).normal(0, 0.8, outside.image.shape).astype(np.float32)
+    expected = Executor(outside).run(image[None], 0).integers
+    for name, found in driver.run(outside, image, 0).integers.items():
+        assert np.array_equal(found, expected[name][0])
+
+
+def test_external_memory_that_forgets_is_an_error(outside: Program) -> None:
+    machine = FakeMachine(outside, preloaded=False)
+
+    class Forgetful(dict[int, int]):
+        def __setitem__(self, number: int, unit: int) -> None:
+            super().__setitem__(number, unit & ~1 if number == 2 * SCAN_WORDS + 1 else unit)
+
+    machine.external = Forgetful()
+    number = 2 * SCAN_WORDS + 1
+    assert outside.weights.reshape(-1).view("<u4")[number] & 1
+    driver = Driver(LinkBus(machine), outside.config)
+    with pytest.raises(
+        FailedError, match="words 1024 to 2047 of external memory have the CRC .* that of the program"
+    ):
+        driver.load(outside)
+    assert machine.get(Register.PROGRAM_HASH) == 0
 
 
 def dropped(frame: bytes, at: int) -> bytes:

@@ -57,6 +57,19 @@ REFUSALS = [
     ([*BOARD, "-o", "{tmp}/new", "--set", "rows=none"], "--set rows=none"),
     ([*BOARD, "-o", "{tmp}/new", "--set", "lanes=3"], "lanes=3; expected lanes of a power of two"),
     ([*BOARD, "-o", "{tmp}/new", "--stage", "netlist"], "--stage"),
+    (
+        ["build", "--board", "zcu102", "-o", "{tmp}/new", "--config", "sdram"],
+        "the external memory of zcu102 (",
+    ),
+    (
+        [*BOARD, "-o", "{tmp}/new", "--config", "sdram", "--set", "external_words=8388609"],
+        "external_words=8388609 of 4 bytes; expected up to 8388608: ulx3s-85f has 32 MiB",
+    ),
+    (
+        [*BOARD, "-o", "{tmp}/new", "--config", "sdram", "--clock", "50"],
+        "a clock of 50 MHz for a machine with SDRAM; expected 33.3 MHz or less",
+    ),
+    ([*BOARD, "-o", "{tmp}/new", "--config", "sdram", "--auto"], "--auto with external_words=1048576"),
     ([*BOARD, "-o", "{tmp}/new", "no-such-model"], "no-such-model"),
 ]
 

@@ -114,6 +114,17 @@ def test_clocks_of_builds(program: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_the_clock_of_a_board(capsys: pytest.CaptureFixture[str]) -> None:
     _, found = asked(capsys, "digits", "--board", "ulx3s-85f", "--task", "0")
     assert (found["clock_mhz"], found["clock_source"]) == (25, "board")
+    assert found["memory"] is None
+
+
+def test_the_memory_of_a_board(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("digits", "--board", "ulx3s-85f", "--config", "sdram", "--task", "0")
+    _, found = asked(capsys, *words)
+    memory = found["memory"]
+    assert (memory["latency"], memory["beats"], memory["cycles"]) == (9, 38, 79)
+    assert found["bytes_external"] > 0
+    _, slower = asked(capsys, *words, "--memory", "latency=9,beats=1,cycles=20")
+    assert slower["cycles"] > found["cycles"]
 
 
 @pytest.mark.parametrize(

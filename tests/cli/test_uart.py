@@ -1,4 +1,7 @@
-"""The host's driver over the simulated UART pins of an empty machine: it loads the program, and every task's outputs are the model's."""
+"""The host's driver over the simulated UART pins of a machine, empty or not: it loads the program, and every task's outputs are the model's.
+
+With external memory the weights go the same way into an SDRAM chip, which stops the simulation at the first command that breaks a rule.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,24 @@ CONFIG = AcceleratorConfig(
 )
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1], ids=["clean", "noisy"])
-def test_an_empty_machine_is_loaded_and_runs_every_task(noise: float) -> None:
+SDRAM_CONFIG = CONFIG.replace(weight_words=192, row_words=8, row_slots=6, external_words=1 << 14)
+
+
+@pytest.mark.parametrize(
+    ("config", "noise", "preloaded"),
+    [(CONFIG, 0.0, False), (CONFIG, 0.1, False), (SDRAM_CONFIG, 0.0, False), (SDRAM_CONFIG, 0.0, True)],
+    ids=["clean", "noisy", "sdram", "sdram-preloaded"],
+)
+def test_a_machine_is_loaded_and_runs_every_task(
+    config: AcceleratorConfig, noise: float, preloaded: bool
+) -> None:
     model = vit(image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dm")
-    program = compile_model(model, CONFIG)
+    program = compile_model(model, config)
     images = np.random.default_rng(1).normal(0, 0.8, (2, *model.image_shape)).astype(np.float32)
     if noise:
         images = images[:1]
     tasks = range(len(program.entries))
-    findings = drive_over_pins(program, images, tasks, preloaded=False, noise=noise)
+    findings = drive_over_pins(program, images, tasks, preloaded=preloaded, noise=noise)
     assert [(run.task, run.image) for run in findings.runs] == [
         (task, image) for task in tasks for image in range(len(images))
     ]
@@ -50,4 +62,5 @@ def test_an_empty_machine_is_loaded_and_runs_every_task(noise: float) -> None:
             assert np.array_equal(np.array(integers), expected[run.task][name][run.image])
         assert run.counters.keys() == set(COUNTERS)
         assert run.counters[Register.CYCLES] == run.cycles > 0
+        assert (run.counters[Register.READ_BEATS] > 0) == bool(config.external_words)
     assert findings.simulated_cycles > sum(run.cycles for run in findings.runs)

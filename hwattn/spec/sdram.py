@@ -1,0 +1,156 @@
+"""Sdram: a single-data-rate SDRAM chip, its times in cycles of a clock, and how fast it is behind `rtl.sdram`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hwattn.spec.errors import RefusedError
+from hwattn.spec.external import ExternalMemory
+
+CYCLES_MAX = 255
+"""Largest `ExternalMemory.cycles`."""
+
+
+@dataclass(frozen=True)
+class Sdram:
+    """A chip, as its datasheet describes it.
+
+    Parameters
+    ----------
+    bank_bits, row_bits, column_bits : int
+        Bits of each part of an address.
+    data_bytes : int
+        Bytes of a column.
+    cas_latency : int
+        Cycles from a read to its data, 2 or 3.
+    rcd, rp, ras, rc, rfc, wr : float
+        Nanoseconds: row to column, precharge, row open at least, row to row of a bank, refresh, last write to precharge.
+    refresh_ms : float
+        Time in which every row is refreshed once.
+    power_up_us : float
+        Pause before the first command.
+    read_ns : float
+        From the chip's clock edge inside the FPGA until read data are at the input's flip-flop: out of the pin, through the chip, and in
+        again. The chip's clock is the machine's, inverted, so this must be less than half a cycle.
+
+    Notes
+    -----
+    A column's number in memory is row, bank, column, from the highest bit down, so that a row of one bank is followed by one of the next.
+    """
+
+    bank_bits: int = 2
+    row_bits: int = 13
+    column_bits: int = 9
+    data_bytes: int = 2
+    cas_latency: int = 2
+    rcd: float = 20.0
+    rp: float = 20.0
+    ras: float = 45.0
+    rc: float = 70.0
+    rfc: float = 70.0
+    wr: float = 20.0
+    refresh_ms: float = 64.0
+    power_up_us: float = 200.0
+    read_ns: float = 15.0
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of a column's number in the whole memory."""
+        return self.row_bits + self.bank_bits + self.column_bits
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the whole memory."""
+        return self.data_bytes << self.address_bits
+
+    def at(self, clock_mhz: float) -> SdramTiming:
+        """Return the chip's times in cycles of a clock.
+
+        Raises
+        ------
+        RefusedError
+            The clock is too fast for read data to come in time.
+        """
+        limit = 500 / self.read_ns
+        if clock_mhz > limit:
+            raise RefusedError(
+                f"a clock of {clock_mhz:g} MHz for a machine with SDRAM",
+                f"{limit:.1f} MHz or less: read data take up to {self.read_ns:g} ns, and have half a cycle",
+                "take a slower --clock",
+            )
+
+        def cycles(nanoseconds: float) -> int:
+            # a time of whole cycles must not become one more by rounding
+            return max(1, math.ceil(nanoseconds * clock_mhz / 1000 - 1e-9))
+
+        return SdramTiming(
+            chip=self,
+            power_up=cycles(self.power_up_us * 1000),
+            rcd=cycles(self.rcd),
+            rp=cycles(self.rp),
+            ras=cycles(self.ras),
+            rc=cycles(self.rc),
+            rfc=cycles(self.rfc),
+            wr=cycles(self.wr),
+            refresh=int(self.refresh_ms * clock_mhz * 1000 / (1 << self.row_bits)),
+        )
+
+
+@dataclass(frozen=True)
+class SdramTiming:
+    """A chip at one clock: its times in cycles, all at least 1.
+
+    Parameters
+    ----------
+    chip : Sdram
+    power_up, rcd, rp, ras, rc, rfc, wr : int
+        As of the chip.
+    refresh : int
+        Cycles from one refresh to the next at most, where all are spread evenly.
+    mrd : int
+        From the write of the mode register to the next command.
+    """
+
+    chip: Sdram
+    power_up: int
+    rcd: int
+    rp: int
+    ras: int
+    rc: int
+    rfc: int
+    wr: int
+    refresh: int
+    mrd: int = 2
+
+    def columns(self, lanes: int) -> int:
+        """Columns of a word of `lanes` bytes."""
+        return lanes // self.chip.data_bytes
+
+    def refresh_period(self, lanes: int) -> int:
+        """Cycles after which the controller wants the next refresh.
+
+        Less than `refresh` by the longest time that it may have to wait for it: until a word has passed, or the row for one is open, and
+        then until all rows may be closed and are.
+        """
+        opening = 3 + self.ras + self.wr + self.rp + self.rc + self.rcd
+        return self.refresh - self.columns(lanes) - opening - (3 + self.ras + self.wr + self.rp)
+
+    def external_memory(self, lanes: int) -> ExternalMemory:
+        """How fast the memory behind `rtl.sdram` is, for words of `lanes` bytes read in long bursts.
+
+        From a burst's address to its first word, of an idle memory whose bank has another row open, three cycles of the controller pass
+        (queue, burst, row), the chip's precharge, activation and latency, and the word's columns. Bandwidth: in each period of refresh the
+        time of the refresh, of closing all rows and of opening one is lost, and in each row the time of opening the next.
+        """
+        chip, columns = self.chip, self.columns(lanes)
+        # a refresh closes all banks, and a stream comes to each of them in turn
+        opening = 1 + self.rcd
+        period = self.refresh_period(lanes)
+        refreshing = 1 + self.rp + self.rfc + opening
+        rows = Fraction(period, opening + (1 << chip.column_bits))
+        share = (period - refreshing - rows * opening) / (period * columns)
+        ratio = share.limit_denominator(CYCLES_MAX)
+        latency = 3 + self.rp + self.rcd + chip.cas_latency + columns
+        return ExternalMemory(latency=latency, beats=ratio.numerator, cycles=ratio.denominator)

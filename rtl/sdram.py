@@ -1,0 +1,92 @@
+"""A controller for single-data-rate SDRAM: the machine's AXI4 port on one side, the chip's pins on the other."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib.wiring import Component, In, Out
+
+from hwattn.rtl.axi import axi_port
+from hwattn.rtl.sdram_bursts import SdramReader, SdramWriter
+from hwattn.rtl.sdram_pins import sdram_pins
+from hwattn.rtl.sdram_sequencer import SdramSequencer
+from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.sdram import SdramTiming
+
+
+class SdramController(Component):
+    """Reads and writes bursts of words, a column in each cycle within a row, and refreshes the chip on time.
+
+    Reads and writes take turns by bursts where both wait, and word by word where one of them cannot go on: a read whose words are not taken
+    never holds up a write, nor the other way round. One row of each bank stays open until another one is wanted.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Its `lanes` are the bytes of a word.
+    timing : SdramTiming
+
+    Members
+    -------
+    axi : In(axi_port(config))
+        Incrementing bursts of whole words that cross no page. A burst beyond the chip is answered with SLVERR and writes nothing.
+    pins : Out(sdram_pins(timing.chip))
+
+    Latency
+    -------
+    ``SdramTiming.external_memory``; after a reset first `timing.power_up` cycles, and ten commands.
+
+    Bit accuracy
+    ------------
+    A memory: what was written last is read, byte by byte.
+    """
+
+    def __init__(self, config: AcceleratorConfig, timing: SdramTiming) -> None:
+        self.config = config
+        self.timing = timing
+        if timing.columns(config.lanes) < 2 or timing.refresh_period(config.lanes) < 1:
+            raise ValueError(f"words of {config.lanes} bytes do not go with {timing}")
+        super().__init__({"axi": In(axi_port(config)), "pins": Out(sdram_pins(timing.chip))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes, timing = self.config.lanes, self.timing
+        m.submodules.reader = reader = SdramReader(self.config, timing)
+        m.submodules.writer = writer = SdramWriter(self.config, timing)
+        m.submodules.sequencer = sequencer = SdramSequencer(
+            timing, timing.columns(lanes), timing.refresh_period(lanes)
+        )
+        axi, pins = self.axi, self.pins
+        for name, member in axi_port(self.config).members.items():
+            unit = reader if name.startswith("ar") or name[0] == "r" else writer
+            mine, its = getattr(axi, name), getattr(unit.axi, name)
+            m.d.comb += its.eq(mine) if member.flow == Out else mine.eq(its)
+
+        prefer_write, writing, chosen, writes = Signal(), Signal(), Signal(), Signal()
+        with m.If(reader.ends):
+            m.d.sync += prefer_write.eq(1)
+        with m.If(writer.ends):
+            m.d.sync += prefer_write.eq(0)
+        m.d.comb += [
+            chosen.eq(writer.wanted & (prefer_write | ~reader.wanted)),
+            writes.eq(Mux(sequencer.index == 0, chosen, writing)),
+            # data that are being read must be off the pins before others are driven
+            sequencer.wanted.eq(Mux(writes, ~reader.in_flight, reader.wanted)),
+            sequencer.writes.eq(writes),
+            sequencer.nowhere.eq(Mux(writes, writer.nowhere, reader.nowhere)),
+            sequencer.place.eq(Mux(writes, writer.place, reader.place)),
+            pins.command.eq(sequencer.command),
+            pins.bank.eq(sequencer.bank),
+            pins.address.eq(sequencer.address),
+            pins.output.eq(writer.data),
+            pins.drive.eq(sequencer.issue & writes & ~writer.nowhere),
+            pins.mask.eq(Mux(pins.drive, writer.mask, Mux(sequencer.running, 0, ~0))),
+            reader.column.eq(pins.input),
+        ]
+        m.d.sync += writing.eq(writes)
+        for unit, mine in ((reader, ~writes), (writer, writes)):
+            m.d.comb += [
+                unit.issue.eq(sequencer.issue & mine),
+                unit.last.eq(sequencer.last & mine),
+                unit.index.eq(sequencer.index),
+            ]
+        return m
