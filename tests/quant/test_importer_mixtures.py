@@ -65,13 +65,15 @@ def test_bits_of_index_form(tmp_path):
         ("Unweighted", "without routing weights"),
         ("OtherChoice", "something else than their routing weights"),
         ("DenseOther", "for another"),
+        ("OnePlaceTwice", "behind an expert's"),
+        ("OnePlaceMissing", "lacks place 2 of the choice"),
         ("MaskedOther", "of other tokens or experts"),
         ("MaskOfThree", "at the tokens of another"),
         ("ResultsOfOther", "chosen for another"),
     ],
 )
 def test_refused(name, reason, tmp_path):
-    model = mixtures.SparseViT(getattr(mixtures, name)())
+    model = mixtures.SparseViT(getattr(mixtures, name)(3 if "OnePlace" in name else 2))
     report = import_onnx(export(model, tmp_path / "m.onnx"))
     assert report.graph is None
     assert reason in report.refused[0].reason, report.refused

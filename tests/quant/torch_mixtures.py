@@ -139,6 +139,19 @@ class GatheredMatmul(Stacked):
         return (y * weight.unsqueeze(-1)).sum(dim=1)
 
 
+class GatheredInPlaces(Stacked):
+    """The weights of one place of the choice after the other."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in range(self.k):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
+
+
 class DenseEinsum(Stacked):
     def mix(self, x, weight, index):
         gates = torch.zeros(x.shape[0], EXPERTS).scatter(-1, index, weight)
@@ -248,7 +261,7 @@ STYLES = {
     style.__name__: style
     for style in (
         *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, AnyPlace, Positive),
-        *(GatheredEinsum, GatheredMatmul, DenseEinsum, DenseMatmul, DenseStack),
+        *(GatheredEinsum, GatheredMatmul, GatheredInPlaces, DenseEinsum, DenseMatmul, DenseStack),
         *(MaskedSum, OneHot, ProbabilityMask, ResultsOfChosen),
     )
 }
@@ -434,3 +447,29 @@ class ResultsOfOther(Modules):
         y = torch.stack([expert(x) for expert in self.experts], dim=1)
         y = y.flip(0).gather(1, index.unsqueeze(-1).expand(-1, -1, DIM))
         return (y * weight.unsqueeze(-1)).sum(1)
+
+
+class OnePlaceTwice(Stacked):
+    """The best expert of the three that are chosen, twice, and the second."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in (0, 0, 1):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
+
+
+class OnePlaceMissing(Stacked):
+    """Two of three places."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in range(self.k - 1):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
