@@ -125,6 +125,18 @@ class One(Modules):
         return y
 
 
+class Largest(Modules):
+    """Switch: one expert for each token, by the maximum."""
+
+    def forward(self, x):
+        weight, index = self.gate(x).softmax(-1).max(-1)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            image, token = torch.where(index == number)
+            y[image, token] = expert(x[image, token]) * weight[image, token].unsqueeze(-1)
+        return y
+
+
 class GatheredEinsum(Stacked):
     def mix(self, x, weight, index):
         h = torch.einsum("rd,rkhd->rkh", x, self.w1[index]) + self.b1[index]
@@ -260,7 +272,7 @@ class ResultsOfChosen(Modules):
 STYLES = {
     style.__name__: style
     for style in (
-        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, AnyPlace, Positive),
+        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, Largest, AnyPlace, Positive),
         *(GatheredEinsum, GatheredMatmul, GatheredInPlaces, DenseEinsum, DenseMatmul, DenseStack),
         *(MaskedSum, OneHot, ProbabilityMask, ResultsOfChosen),
     )
