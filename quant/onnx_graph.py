@@ -104,10 +104,7 @@ def _node(base: Base, names: dict[int, str], image: str, tasks: int) -> Node:
 def _mixture(base: MixtureBase, name: str, inputs: tuple[str, ...], tasks: int) -> MixtureOfExperts:
     logits = base.gates.logits
     if not base.whole:
-        missing = sorted(set(range(logits.features)) - set(base.experts))
-        raise Refusal(
-            f"the mixture lacks expert {', '.join(map(str, missing))}", "sum over all experts of the gate"
-        )
+        raise Refusal(f"the mixture lacks {base.missing}", "sum over all experts of the gate")
     experts = []
     activations = set()
     for number in range(logits.features):

@@ -86,6 +86,7 @@ HANDLERS: dict[str, Handler] = {
     "ReduceSum": experts.reduce_sum,
     "Attention": attention.operator,
     "TopK": mixture.top_k,
+    **dict.fromkeys(["ArgMax", "ReduceMax"], mixture.largest),
     "Greater": masks.greater,
     "ScatterElements": mixture.scatter,
     "Scatter": mixture.scatter,

@@ -239,15 +239,31 @@ class GateBase(Base):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MixtureBase(Base):
-    """A sum of experts weighted by columns of `gates`; whole when every expert is there."""
+    """A sum of experts weighted by columns of `gates`; whole when every expert is there.
+
+    Parameters
+    ----------
+    places : frozenset of int or None
+        The places of the choice whose experts are in the sum; None for all.
+    """
 
     gates: GateBase
     experts: dict[int, LinearBase]
+    places: frozenset[int] | None = None
 
     @property
     def whole(self) -> bool:
         """Every expert of the gate is in the sum."""
-        return len(self.experts) == self.gates.logits.features
+        return not self.missing
+
+    @property
+    def missing(self) -> str:
+        """What is not in the sum yet; empty where it is whole."""
+        if self.places is not None:
+            places = sorted(set(range(self.gates.k)) - self.places)
+            return f"place {', '.join(map(str, places))} of the choice"
+        experts = sorted(set(range(self.gates.logits.features)) - set(self.experts))
+        return f"expert {', '.join(map(str, experts))}" if experts else ""
 
     @property
     def sources(self) -> tuple[Base, ...]:

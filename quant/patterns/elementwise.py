@@ -237,7 +237,11 @@ def _two_activations(context: Context, op: str, left: Activation, right: Activat
             curve = np.asarray(BINARY[op](samples(left.curve), samples(right.curve)))
         return Activation(left.base, left.shape, left.index, simplify(curve), None, context.node)
     if op == "Add":
-        return mixture.merged(context, left, right) or _residual(context, left, right)
+        return (
+            experts.added(context, left, right)
+            or mixture.merged(context, left, right)
+            or _residual(context, left, right)
+        )
     if op == "Mul":
         for gate, expert in ((left, right), (right, left)):
             if isinstance(gate.base, GateBase) and isinstance(expert.base, ExpertsBase):

@@ -324,6 +324,64 @@ def total(context: Context, x: Activation, axis: int, *, keep: bool) -> Activati
     return Activation(made, index.shape, context.unless_whole(made, index), node=context.node)
 
 
+def added(context: Context, left: Activation, right: Activation) -> Activation | None:
+    """The sum of the weighted results of some places of the choice and of others; None where it is none."""
+    one, other = _in_some_places(left), _in_some_places(right)
+    if one is None or other is None:
+        return None
+    (base, index), (second, second_index) = one, other
+    assert base.places is not None and second.places is not None
+    same = all(_same_layer(base.experts[number], second.experts[number]) for number in base.experts)
+    if base.gates is not second.gates or not same or not np.array_equal(index, second_index):
+        raise Refusal("a sum of results of different experts or tokens", REMEDY)
+    places = base.places | second.places
+    if base.places & second.places:
+        raise Refusal("the results of one place of the choice are added twice", REMEDY)
+    made = context.new(
+        MixtureBase,
+        tokens=base.tokens,
+        features=base.features,
+        gates=base.gates,
+        experts=base.experts,
+        places=None if len(places) == base.gates.k else places,
+    )
+    for expert in base.experts.values():
+        check_expert(expert, base.gates)
+    return Activation(made, index.shape, context.unless_whole(made, index), node=context.node)
+
+
+def _in_some_places(x: Activation) -> tuple[MixtureBase, Index] | None:
+    """Weighted results of one place of the choice, or of some, as a part of a mixture, with its indices."""
+    base = x.base
+    if x.curve is not None or x.offset is not None:
+        return None
+    if isinstance(base, MixtureBase) and base.places is not None:
+        return base, x.full_index()
+    if not isinstance(base, ExpertsBase) or base.chosen is None or base.gates is None:
+        return None
+    code, feature = np.divmod(x.full_index(), base.width)
+    row, place = np.divmod(code, base.places)
+    if (place != place.flat[0]).any() or len(base.experts) != base.count:
+        return None
+    part = MixtureBase(
+        order=base.order,
+        tokens=base.tokens,
+        features=base.width,
+        gates=base.gates,
+        experts=base.experts,
+        places=frozenset([int(place.flat[0])]),
+    )
+    return part, (row * base.width + feature).astype(np.int32)
+
+
+def _same_layer(one: Base, other: Base) -> bool:
+    """The same function of the same tokens."""
+    if one is other or not isinstance(one, LinearBase) or not isinstance(other, LinearBase):
+        return one is other
+    same = one.activation == other.activation and np.array_equal(one.weight, other.weight)
+    return same and np.array_equal(one.bias, other.bias) and _same_layer(one.source, other.source)
+
+
 def contracted(
     context: Context, gate: Activation, names: str, x: Activation, result_names: str, out: str
 ) -> Activation:

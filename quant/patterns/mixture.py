@@ -63,6 +63,40 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
     if attribute(node, "axis", -1) not in (-1, len(x.shape) - 1) or attribute(node, "largest", 1) != 1:
         raise Refusal("TopK that does not take the largest over the last axis", _REMEDY)
     k = int(np.ravel(context.constant(inputs[1], "k"))[0])
+    best = _best(context, x, k)
+    return [best, Choice(_gate(best), best.full_index())]
+
+
+def largest(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:
+    """ArgMax or ReduceMax over the experts: the best expert of each token, or its weight, as of a TopK with k = 1."""
+    x = inputs[0]
+    if not isinstance(x, Activation):
+        raise Refusal(f"{node.op_type} of something else than a gate's scores", _REMEDY)
+    last = len(x.shape) - 1
+    axes = np.ravel(context.constant(inputs[1], "its axes")) if len(inputs) > 1 else attribute(node, "axes")
+    if node.op_type == "ArgMax":
+        axes = [attribute(node, "axis", 0)]
+    over = axes is not None and [int(axis) % (last + 1) for axis in axes] == [last]
+    if not over or attribute(node, "select_last_index", 0):
+        raise Refusal(f"{node.op_type} that is not the first largest over the last axis", _REMEDY)
+    tokens = tokens_of(context, x)
+    rows = b"" if tokens.rows is None else tokens.rows.tobytes()
+    key = ("best", tokens.base.order, rows, tokens.leading)
+    base = context.once(key, lambda: _gate(_best(context, x, 1)))
+    best = tokenwise(context, base, tokens).full_index()
+    best = best if attribute(node, "keepdims", 1) else best[..., 0]
+    if node.op_type == "ArgMax":
+        return [Choice(base, best)]
+    return [Activation(base, best.shape, context.unless_whole(base, best), node=context.node)]
+
+
+def _gate(x: Activation) -> GateBase:
+    assert isinstance(x.base, GateBase)
+    return x.base
+
+
+def _best(context: Context, x: Activation, k: int) -> Activation:
+    """The weights of the k best experts."""
     if isinstance(x.base, GateBase) and x.base.stage == "softmax" and x.curve is None:
         tokens, logits, normalized = _routing_tokens(context, x), x.base.logits, True
     else:
@@ -80,8 +114,7 @@ def top_k(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) ->
         normalized=normalized,
         renormalize=False,
     )
-    best = tokenwise(context, base, tokens)
-    return [best, Choice(base, best.full_index())]
+    return tokenwise(context, base, tokens)
 
 
 def total(context: Context, node: onnx.NodeProto, inputs: list[Value | None]) -> list[Value]:

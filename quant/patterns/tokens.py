@@ -63,12 +63,7 @@ def _tokens_of(context: Context, x: Activation) -> Tokens:
     x = settle_curve(context, x)
     base, count = x.base, x.base.features
     if isinstance(base, MixtureBase) and not base.whole:
-        missing = sorted(set(range(base.gates.logits.features)) - set(base.experts))
-        raise Refusal(
-            f"the mixture lacks expert {', '.join(map(str, missing))}",
-            "sum over all experts of the gate",
-            x.node,
-        )
+        raise Refusal(f"the mixture lacks {base.missing}", "sum over all experts of the gate", x.node)
     if isinstance(base, ExpertsBase):
         raise Refusal(
             "experts' results are used before they are summed with their routing weights",

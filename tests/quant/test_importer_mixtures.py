@@ -29,13 +29,13 @@ NAMES = list(mixtures.STYLES)
     ],
 )
 def test_forms(name, dynamo, opset, tmp_path):
-    k = 1 if name == "One" else 2
+    k = 1 if name in ("One", "Largest") else 2
     divide = len(name) % 2 == 0
     model = mixtures.SparseViT(mixtures.STYLES[name](k, divide))
     graph = imported(export(model, tmp_path / "m.onnx", dynamo=dynamo, opset=opset))
     (found,) = (node for node in graph.nodes if isinstance(node, MixtureOfExperts))
     assert (len(found.experts), found.k, found.activation) == (mixtures.EXPERTS, k, "silu")
-    assert found.renormalize == (divide and name not in ("Images", "Onto"))
+    assert found.renormalize == (divide and name not in ("Images", "Onto", "Largest"))
     assert found.experts[0].fc1_weight.shape == (mixtures.HIDDEN, DIM)
 
 
@@ -65,13 +65,15 @@ def test_bits_of_index_form(tmp_path):
         ("Unweighted", "without routing weights"),
         ("OtherChoice", "something else than their routing weights"),
         ("DenseOther", "for another"),
+        ("OnePlaceTwice", "behind an expert's"),
+        ("OnePlaceMissing", "lacks place 2 of the choice"),
         ("MaskedOther", "of other tokens or experts"),
         ("MaskOfThree", "at the tokens of another"),
         ("ResultsOfOther", "chosen for another"),
     ],
 )
 def test_refused(name, reason, tmp_path):
-    model = mixtures.SparseViT(getattr(mixtures, name)())
+    model = mixtures.SparseViT(getattr(mixtures, name)(3 if "OnePlace" in name else 2))
     report = import_onnx(export(model, tmp_path / "m.onnx"))
     assert report.graph is None
     assert reason in report.refused[0].reason, report.refused

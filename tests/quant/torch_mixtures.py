@@ -125,6 +125,18 @@ class One(Modules):
         return y
 
 
+class Largest(Modules):
+    """Switch: one expert for each token, by the maximum."""
+
+    def forward(self, x):
+        weight, index = self.gate(x).softmax(-1).max(-1)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            image, token = torch.where(index == number)
+            y[image, token] = expert(x[image, token]) * weight[image, token].unsqueeze(-1)
+        return y
+
+
 class GatheredEinsum(Stacked):
     def mix(self, x, weight, index):
         h = torch.einsum("rd,rkhd->rkh", x, self.w1[index]) + self.b1[index]
@@ -137,6 +149,19 @@ class GatheredMatmul(Stacked):
         h = (self.w1[index] @ x[:, None, :, None]).squeeze(-1) + self.b1[index]
         y = (functional.silu(h).unsqueeze(-2) @ self.w2[index].transpose(-1, -2)).squeeze(-2) + self.b2[index]
         return (y * weight.unsqueeze(-1)).sum(dim=1)
+
+
+class GatheredInPlaces(Stacked):
+    """The weights of one place of the choice after the other."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in range(self.k):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
 
 
 class DenseEinsum(Stacked):
@@ -247,8 +272,8 @@ class ResultsOfChosen(Modules):
 STYLES = {
     style.__name__: style
     for style in (
-        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, AnyPlace, Positive),
-        *(GatheredEinsum, GatheredMatmul, DenseEinsum, DenseMatmul, DenseStack),
+        *(Accumulate, IndexAdd, Images, Repeated, Divided, Onto, One, Largest, AnyPlace, Positive),
+        *(GatheredEinsum, GatheredMatmul, GatheredInPlaces, DenseEinsum, DenseMatmul, DenseStack),
         *(MaskedSum, OneHot, ProbabilityMask, ResultsOfChosen),
     )
 }
@@ -434,3 +459,29 @@ class ResultsOfOther(Modules):
         y = torch.stack([expert(x) for expert in self.experts], dim=1)
         y = y.flip(0).gather(1, index.unsqueeze(-1).expand(-1, -1, DIM))
         return (y * weight.unsqueeze(-1)).sum(1)
+
+
+class OnePlaceTwice(Stacked):
+    """The best expert of the three that are chosen, twice, and the second."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in (0, 0, 1):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
+
+
+class OnePlaceMissing(Stacked):
+    """Two of three places."""
+
+    def mix(self, x, weight, index):
+        y = 0
+        for place in range(self.k - 1):
+            chosen = index[:, place]
+            h = torch.bmm(self.w1[chosen], x.unsqueeze(-1)).squeeze(-1) + self.b1[chosen]
+            one = torch.bmm(self.w2[chosen], functional.silu(h).unsqueeze(-1)).squeeze(-1) + self.b2[chosen]
+            y = y + one * weight[:, place, None]
+        return y
