@@ -43,8 +43,6 @@ class SdramController(Component):
     def __init__(self, config: AcceleratorConfig, timing: SdramTiming) -> None:
         self.config = config
         self.timing = timing
-        if timing.columns(config.lanes) < 2 or timing.refresh_period(config.lanes) < 1:
-            raise ValueError(f"words of {config.lanes} bytes do not go with {timing}")
         super().__init__({"axi": In(axi_port(config)), "pins": Out(sdram_pins(timing.chip))})
 
     def elaborate(self, platform: object) -> Module:

@@ -125,7 +125,15 @@ class SdramTiming:
     mrd: int = 2
 
     def columns(self, lanes: int) -> int:
-        """Columns of a word of `lanes` bytes."""
+        """Columns of a word of `lanes` bytes, at least 2.
+
+        Raises
+        ------
+        ValueError
+            The chip is wider than half a word.
+        """
+        if lanes < 2 * self.chip.data_bytes:
+            raise ValueError(f"words of {lanes} bytes in columns of {self.chip.data_bytes}")
         return lanes // self.chip.data_bytes
 
     def refresh_period(self, lanes: int) -> int:

@@ -108,5 +108,5 @@ def test_times_become_cycles() -> None:
         RefusedError, match="a clock of 50 MHz for a machine with SDRAM; expected 33.3 MHz or less"
     ):
         Sdram().at(50.0)
-    with pytest.raises(ValueError, match="words of 4 bytes"):
-        SdramController(AcceleratorConfig(lanes=4), Sdram(data_bytes=4).at(25.0))
+    with pytest.raises(ValueError, match="words of 4 bytes in columns of 4"):
+        Sdram(data_bytes=4).at(25.0).columns(4)
