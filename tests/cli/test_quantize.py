@@ -171,7 +171,9 @@ def test_precision_and_budget(stranger: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["precision"]
     chosen = {name for choice in found["choices"] for name in choice["layers"]}
-    assert set(found["sixteen"]) >= chosen | {"blocks.0.mlp.fc2"} and "blocks.1.moe.fc2" not in found["sixteen"]
+    assert (
+        set(found["sixteen"]) >= chosen | {"blocks.0.mlp.fc2"} and "blocks.1.moe.fc2" not in found["sixteen"]
+    )
     assert 0 < sum(choice["macs"] for choice in found["choices"]) <= 0.03 < found["second_passes"]
     assert in_sixteen(load_model(tmp_path / "m.hwq")) == tuple(found["sixteen"])
     assert main(arguments) == 0
