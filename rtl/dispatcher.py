@@ -13,8 +13,7 @@ from hwattn.rtl.interfaces import entry_write, lookup_port
 from hwattn.rtl.memory import block_ram
 from hwattn.rtl.queue import PC_BITS, InstructionQueue, lookup_queues, machine_queues, unit_kinds
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.encoding import OPCODE_BITS
-from hwattn.spec.isa import INSTRUCTION_BITS, QUEUES, TOKEN_LIMIT, Opcode, Queue
+from hwattn.spec.isa import INSTRUCTION_BITS, OPCODE_BITS, QUEUES, TOKEN_LIMIT, Opcode, Queue
 from hwattn.spec.registers import ErrorCause
 
 

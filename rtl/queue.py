@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In, Out
 from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import lookup_port
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.encoding import OPCODE_BITS, fields
-from hwattn.spec.isa import EXTERNAL_QUEUES, INSTRUCTIONS, QUEUES, Instruction, Predicated, Queue
+from hwattn.spec.encoding import fields
+from hwattn.spec.isa import EXTERNAL_QUEUES, INSTRUCTIONS, OPCODE_BITS, QUEUES, Instruction, Predicated, Queue
 
 PC_BITS = 16
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 
-from hwattn.spec.isa import INSTRUCTION_BITS, INSTRUCTIONS, Format, Instruction, Memory, Opcode, Queue, Stage2
-
-OPCODE_BITS = 4
+from hwattn.spec.isa import (
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    Format,
+    Instruction,
+    Memory,
+    Opcode,
+    Queue,
+    Stage2,
+)
 
 
 @dataclass(frozen=True)

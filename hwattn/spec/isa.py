@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 INSTRUCTION_BITS = 256
+OPCODE_BITS = 4
 QUEUES = 7
 TOKEN_LIMIT = 255
 """Largest number of tokens waiting between two queues."""

@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwattn.spec.encoding import OPCODE_BITS, decode, disassemble, encode, fields
-from hwattn.spec.isa import INSTRUCTION_BITS, INSTRUCTIONS, Halt, Instruction, Matmul, Post, Softmax
+from hwattn.spec.encoding import decode, disassemble, encode, fields
+from hwattn.spec.isa import (
+    INSTRUCTION_BITS,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    Halt,
+    Instruction,
+    Matmul,
+    Post,
+    Softmax,
+)
 
 
 @st.composite
