@@ -58,11 +58,11 @@ _CONSTANT_BLOCK = re.compile(
 )
 
 
-_LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "CMPCONST", "ASCRANGE")
+_LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "CASEOVERLAP", "CMPCONST", "ASCRANGE")
 
 LINT_HEADER = "\n".join(
     [
-        "// Amaranth's arithmetic extends and truncates on purpose, its switches assign defaults first, and fields may have no bits:",
+        "// Amaranth's arithmetic extends and truncates on purpose, its switches assign defaults first and go by priority, and fields may have no bits:",
         *(f"/* verilator lint_off {name} */" for name in _LINT_OFF),
         "",
     ]

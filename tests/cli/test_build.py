@@ -172,7 +172,9 @@ def quick_tools(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None],
             seed: int,
             progress: Callable[[str], None],
             tries: int,
+            meanwhile: Callable[[], None],
         ) -> BuildResult:
+            meanwhile()
             progress("place and route")
             (folder / "place_and_route.log").write_text("placing")
             if error is not None:
