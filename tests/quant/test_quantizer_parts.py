@@ -121,8 +121,9 @@ def make_linear(seed: int, rows: int, inputs: int, outputs: int) -> tuple[np.nda
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**31), inputs=st.integers(1, 40), outputs=st.integers(1, 12))
-def test_rounded_weights_lose_no_more_than_plain_rounding(seed: int, inputs: int, outputs: int) -> None:
+@given(seed=st.integers(0, 2**31), inputs=st.integers(16, 40), outputs=st.integers(8, 12))
+def test_rounded_weights_lose_less_than_plain_rounding(seed: int, inputs: int, outputs: int) -> None:
+    """In matrices of 128 weights and more; on a handful of weights a greedy method may lose."""
     weight, _, x = make_linear(seed, 300, inputs, outputs)
     integers, scale = round_weights(weight, x, np.zeros(outputs))
     assert integers.dtype == np.int8 and np.abs(integers.astype(int)).max() <= 127
@@ -132,7 +133,7 @@ def test_rounded_weights_lose_no_more_than_plain_rounding(seed: int, inputs: int
     def error(rounded: np.ndarray) -> float:
         return float(np.square(centred @ (rounded - weight).T).sum())
 
-    assert error(integers * scale[:, None]) <= 1.05 * error(np.rint(weight / plain[:, None]) * plain[:, None])
+    assert error(integers * scale[:, None]) < error(np.rint(weight / plain[:, None]) * plain[:, None])
 
 
 def test_rounded_weights_of_dead_inputs_rows_and_samples() -> None:
