@@ -66,9 +66,12 @@ def _overwritten(
             if one.same_elements(data) and one.curve is None and data.curve is None:
                 return data, other
     (part, *others) = terms
-    alone = isinstance(data.base, MixtureBase) and isinstance(part.base, MixtureBase)
+    old, new = data.base, part.base
+    mixtures = (
+        isinstance(old, MixtureBase) and isinstance(new, MixtureBase) and same_choice(old.gates, new.gates)
+    )
     # with one expert for each token, the row that is overwritten is still zero
-    if alone and not others and k == 1 and same_choice(data.base.gates, part.base.gates):  # type: ignore[attr-defined]
+    if mixtures and not others and k == 1:
         return data, part
     return None, None
 
