@@ -353,7 +353,7 @@ def test_the_compiled_program_computes_what_the_simulation_does(
         for node in model.nodes
     )
     model = dataclasses.replace(model, nodes=nodes)
-    executor, images = Executor(compile_model(model, load_preset("tiny"))), make_images(32, seed=14)
+    executor, images = Executor(compile_model(model, load_preset("tiny"))), make_images(128, seed=14)
     for task in range(tasks):
         result, expected = executor.run(images, task), simulate(model, images, task)
         for output in model.outputs:
@@ -361,4 +361,4 @@ def test_the_compiled_program_computes_what_the_simulation_does(
                 made, wanted = result.integers[output.name].ravel(), expected.tensors[output.tensor].ravel()
                 scale = model.scales[output.tensor][0]
                 # the simulation takes roots, quotients and activations in floating point: few roundings differ
-                assert np.mean(np.abs(made - np.rint(wanted / scale)) <= 1) > 0.85
+                assert np.mean(np.abs(made - np.rint(wanted / scale)) <= 1) > 0.9
