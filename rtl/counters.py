@@ -1,0 +1,93 @@
+"""Many long counters for few look-up tables: short ones that catch every event, emptied in turn into a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+READ_SPACING = 3
+"""At most one of so many cycles reads a counter."""
+
+
+class Counters(wiring.Component):
+    """Count events of each cycle; one counter in each cycle is brought up to date in memory, in turns.
+
+    Parameters
+    ----------
+    most : sequence of int
+        For each counter the most that it is raised by in one cycle.
+    width : int
+        Bits of a counter.
+
+    Members
+    -------
+    clear : In(1)
+        All counters become 0; events of this cycle are not counted.
+    count : In(1)
+        Count the events of this cycle.
+    events : In, array
+        What each counter is raised by.
+    read : In(1), index : In
+        The counter to read, at most once in `READ_SPACING` cycles.
+    value : Out(width)
+        In the same cycle: the events of all cycles before it.
+
+    Latency
+    -------
+    None: a counter that is read is brought up to date first.
+    """
+
+    def __init__(self, most: Sequence[int], width: int) -> None:
+        self.most = tuple(most)
+        self._width = width
+        number = range(len(self.most))
+        super().__init__(
+            {
+                "clear": In(1),
+                "count": In(1),
+                "events": In(range(max(self.most) + 1)).array(len(self.most)),
+                "read": In(1),
+                "index": In(number),
+                "value": Out(width),
+            }
+        )
+
+    @property
+    def longest_turn(self) -> int:
+        """Cycles from one visit of a counter to the next, with as many reads in between as there can be."""
+        return -(-len(self.most) * READ_SPACING // (READ_SPACING - 1)) + 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total = len(self.most)
+        m.submodules.memory = memory = Memory(shape=self._width, depth=total, init=[])
+        stored, write = memory.read_port(domain="comb"), memory.write_port()
+        turn, visited = Signal(range(total)), Signal(range(total))
+        # a counter that has not been visited since the last clear is 0, whatever is stored
+        fresh = Signal(total)
+        waiting = Array(
+            Signal(range(self.longest_turn * most + 1), name=f"waiting_{number}")
+            for number, most in enumerate(self.most)
+        )
+        m.d.comb += [
+            visited.eq(Mux(self.read, self.index, turn)),
+            stored.addr.eq(visited),
+            write.addr.eq(visited),
+            write.data.eq(self.value),
+            write.en.eq(1),
+            self.value.eq(Mux(fresh.bit_select(visited, 1), stored.data, 0) + waiting[visited]),
+        ]
+        with m.If(~self.read):
+            m.d.sync += turn.eq(Mux(turn == total - 1, 0, turn + 1))
+        hit = Cat(visited == number for number in range(total))
+        for number, short in enumerate(waiting):
+            kept = Mux(hit[number], 0, short)
+            m.d.sync += short.eq(kept + Mux(self.count, self.events[number], 0))
+        m.d.sync += fresh.eq(fresh | hit)
+        with m.If(self.clear):
+            m.d.sync += [fresh.eq(0), *(short.eq(0) for short in waiting)]
+        return m
