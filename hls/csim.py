@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.hls.compilation import compile_interface
+from hwattn.hls.headers import expert_queues
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import encode
 from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction
@@ -62,8 +63,8 @@ class CMachine:
         self.slots = self._memory(MachineMemory.SLOTS, np.uint8, (config.row_slots, rows, -1))
         self.accumulators = self._memory(MachineMemory.ACCUMULATORS, np.int32, (rows, -1))
         self.softmax = self._memory(MachineMemory.SOFTMAX, SOFTMAX_ROW, (SOFTMAX_STATES, rows))
-        self.queue_token = self._memory(MachineMemory.QUEUE_TOKEN, np.uint16, (config.experts, -1))
-        self.queue_gate = self._memory(MachineMemory.QUEUE_GATE, np.uint16, (config.experts, -1))
+        self.queue_token = self._memory(MachineMemory.QUEUE_TOKEN, np.uint16, (expert_queues(config), -1))
+        self.queue_gate = self._memory(MachineMemory.QUEUE_GATE, np.uint16, (expert_queues(config), -1))
         self.queue_count = self._memory(MachineMemory.QUEUE_COUNT, np.uint16, (-1,))
         self.metaqueue = self._memory(MachineMemory.METAQUEUE, np.uint8, (-1,))
         self.metaqueue_length = self._memory(MachineMemory.METAQUEUE_LENGTH, np.uint16, (1,))

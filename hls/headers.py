@@ -61,10 +61,15 @@ def isa_header() -> str:
     return _header("ISA", lines, "hwattn/spec/isa.py", ["ap_int.h", "constants.hpp"])
 
 
+def expert_queues(config: AcceleratorConfig) -> int:
+    """Queues of tokens in C++, which has no arrays without elements: in a machine without a router one that nothing uses."""
+    return max(1, config.experts)
+
+
 def config_header(config: AcceleratorConfig) -> str:
     """The fields of a configuration as ``struct Config``."""
     lines = ["struct Config {"]
-    members = config.as_dict()
+    members = config.as_dict() | {"experts": expert_queues(config)}
     lines += [f"    static constexpr int {name} = {value};" for name, value in members.items()]
     lines += ["};"]
     return _header("CONFIG", lines, f"configuration {config.hash:08x}")

@@ -93,7 +93,7 @@ class Machine(wiring.Component):
         post = Post(config, program.params if program else None, table)
         softmax = Softmax(config)
         layernorm = LayerNorm(config, program.norm_params if program else None)
-        router = Router(config)
+        router = Router(config) if config.experts else None
         host = Host(config)
         whole = program is not None and not config.external_words
         registers = Registers(
@@ -117,7 +117,7 @@ class Machine(wiring.Component):
             "post": post,
             "softmax": softmax,
             "layernorm": layernorm,
-            "router": router,
+            **({"router": router} if router else {}),
         }
         for name, unit in units.items():
             m.submodules[name] = ResetInserter(abort)(unit)
@@ -129,7 +129,6 @@ class Machine(wiring.Component):
             "post": (post.command, post.done),
             "softmax": (softmax.command, softmax.done),
             "norm": (layernorm.command, layernorm.done),
-            "route": (router.command, router.done),
         }
         readers = {
             ActReader.MATRIX: matrix.act,
@@ -144,6 +143,9 @@ class Machine(wiring.Component):
             ActWriter.LOAD: loader.act_write,
             ActWriter.HOST: host.act_write,
         }
+        if router:
+            commands["route"] = (router.command, router.done)
+            self._routes(m, router, dispatcher, matrix, loader, post, layernorm)
         if config.external_words:
             fetcher, storer = self._external(m, abort, dispatcher, registers, host)
             commands |= {"fetch": (fetcher.command, fetcher.done), "store": (storer.command, storer.done)}
@@ -164,8 +166,6 @@ class Machine(wiring.Component):
             command, done = commands[name]
             connect(m, getattr(dispatcher, f"command_{name}"), command)
             m.d.comb += getattr(dispatcher, f"done_{name}").eq(done)
-        for number in range(len(lookup_queues(config))):
-            connect(m, dispatcher.lookups[number], router.lookups[number])
 
         m.submodules.act = act = BankedMemory(config, readers=len(readers), writers=len(writers))
         # in order of their numbers: the highest priority first
@@ -181,11 +181,7 @@ class Machine(wiring.Component):
         connect(m, matrix.growth, softmax.growth)
         connect(m, post.acc, matrix.acc_post)
         connect(m, softmax.acc, matrix.acc_softmax)
-        connect(m, router.acc, matrix.acc_route)
         connect(m, post.sums, softmax.sums)
-        connect(m, loader.entry, router.entries[0])
-        connect(m, post.entry, router.entries[1])
-        connect(m, router.param, layernorm.param)
 
         connect(m, host.param_write, post.param_write)
         connect(m, host.table_write, post.table_write)
@@ -233,6 +229,24 @@ class Machine(wiring.Component):
         for queue, head in enumerate(dispatcher.head):
             m.d.comb += registers.head[queue].eq(head)
         return m
+
+    def _routes(
+        self,
+        m: Module,
+        router: Router,
+        dispatcher: Dispatcher,
+        matrix: Matrix,
+        loader: Loader,
+        post: Post,
+        layernorm: LayerNorm,
+    ) -> None:
+        """Connect the router with those that it reads, and with those that ask it; without it, they read zeros."""
+        for number in range(len(lookup_queues(self.config))):
+            connect(m, dispatcher.lookups[number], router.lookups[number])
+        connect(m, router.acc, matrix.acc_route)
+        connect(m, loader.entry, router.entries[0])
+        connect(m, post.entry, router.entries[1])
+        connect(m, router.param, layernorm.param)
 
     def _external(
         self, m: Module, abort: Signal, dispatcher: Dispatcher, registers: Registers, host: Host

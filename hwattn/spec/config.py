@@ -52,7 +52,7 @@ class AcceleratorConfig:
     row_slots : int
         Resident tiles held at once (double buffering needs 2, attention uses 4).
     experts : int
-        Largest number of experts of a mixture.
+        Largest number of experts of a mixture; 0 for a machine without a router, for models without mixtures.
     tokens : int
         Largest number of tokens in one expert's queue.
     queue_depth : int
@@ -85,7 +85,7 @@ class AcceleratorConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "external_words" else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise RefusedError(
                     f"{field.name}={value!r}",
@@ -108,7 +108,7 @@ class AcceleratorConfig:
         self._check("acc_banks", self.acc_banks in (2, 4), "2 or 4")
         self._check("external_words", self.external_words <= 1 << EXTERNAL_ADDRESS_BITS, "at most 2**30")
         self._check("row_slots", 2 <= self.row_slots <= 8, "2 to 8")
-        self._check("experts", self.experts <= 255, "1 to 255")
+        self._check("experts", self.experts <= 255, "0 to 255")
         self._check("tokens", self.tokens <= 65535, "1 to 65535")
         self._check("queue_depth", self.queue_depth >= 2, "2 or more")
 
@@ -146,6 +146,9 @@ class AcceleratorConfig:
         text = json.dumps(self.as_dict(), sort_keys=True).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
+
+_MAY_BE_ZERO = ("experts", "external_words")
+"""Fields that leave a part of the machine out when they are 0."""
 
 _MEMORY_TABLE = "external_memory"
 """Table of a preset with the fields of its `ExternalMemory`."""
