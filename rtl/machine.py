@@ -169,10 +169,10 @@ class Machine(wiring.Component):
 
         m.submodules.act = act = BankedMemory(config, readers=len(readers), writers=len(writers))
         # in order of their numbers: the highest priority first
-        for place, number in enumerate(sorted(readers)):
-            connect(m, readers[number], act.reads[place])
-        for place, number in enumerate(sorted(writers)):
-            connect(m, writers[number], act.writes[place])
+        for place, reader in enumerate(sorted(readers)):
+            connect(m, readers[reader], act.reads[place])
+        for place, writer in enumerate(sorted(writers)):
+            connect(m, writers[writer], act.writes[place])
         connect(m, matrix.weight, weight.reads[WeightReader.MATRIX])
         connect(m, loader.weight, weight.reads[WeightReader.LOAD])
 
@@ -190,10 +190,10 @@ class Machine(wiring.Component):
         connect(m, host.register_write, registers.write)
         connect(m, flipped(self.request), host.request)
         connect(m, host.response, flipped(self.response))
-        for number, port in readers.items():
-            m.d.comb += registers.read_stall[number].eq(port.request.valid & ~port.request.ready)
-        for number, port in writers.items():
-            m.d.comb += registers.write_stall[number].eq(port.valid & ~port.ready)
+        for reader, port in readers.items():
+            m.d.comb += registers.read_stall[reader].eq(port.request.valid & ~port.request.ready)
+        for writer, port in writers.items():
+            m.d.comb += registers.write_stall[writer].eq(port.valid & ~port.ready)
         m.d.comb += [
             registers.weight_stall.eq(
                 Cat(port.request.valid & ~port.request.ready for port in (matrix.weight, loader.weight))
