@@ -56,7 +56,7 @@ class AcceleratorConfig:
     tokens : int
         Largest number of tokens in one expert's queue.
     queue_depth : int
-        Instructions waiting in front of each unit.
+        Instructions waiting in front of each unit; with 1, the next one comes after the unit has taken it.
     external_words : int
         Words of `lanes` bytes of external memory behind an AXI4 port, for weights and for activations that do not fit; 0 for a machine
         without such a port.
@@ -110,7 +110,6 @@ class AcceleratorConfig:
         self._check("row_slots", 2 <= self.row_slots <= 8, "2 to 8")
         self._check("experts", self.experts <= 255, "0 to 255")
         self._check("tokens", self.tokens <= 65535, "1 to 65535")
-        self._check("queue_depth", self.queue_depth >= 2, "2 or more")
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:

@@ -243,12 +243,16 @@ class Machine:
             return
         waits: Waits = [(before.times[Moment.DISPATCHED] + DISPATCH_CYCLES, before, Moment.DISPATCHED)]
         queue = event.instruction.queue
-        depth = max(self.config.queue_depth, FETCH_DEPTH if queue == Queue.FETCH else 0)
+        depth = self._depth(queue)
         if len(own) >= depth:
             # the oldest of `depth` has left, and the next one has moved into the output register
             leaver = own[-depth]
             waits.append((leaver.times[Moment.ACCEPTED] + 1, leaver, Moment.ACCEPTED))
         _settle(event, Moment.DISPATCHED, waits)
+
+    def _depth(self, queue: Queue) -> int:
+        """Instructions that wait in front of a unit."""
+        return max(self.config.queue_depth, FETCH_DEPTH if queue == Queue.FETCH else 0)
 
     def _tokens(self, event: Event, tokens: defaultdict[tuple[int, int], deque[Event]]) -> Waits:
         """Take the tokens that an instruction waits for, and leave its own."""
@@ -274,7 +278,9 @@ class Machine:
         """From the queue's head through its unit."""
         instruction = event.instruction
         expert = self._resolve(event)
-        waits: Waits = [(event.times[Moment.DISPATCHED] + 2, event, Moment.DISPATCHED), *tokens]
+        # through the memory before the output register, where there is one
+        to_head = 1 if self._depth(instruction.queue) == 1 else 2
+        waits: Waits = [(event.times[Moment.DISPATCHED] + to_head, event, Moment.DISPATCHED), *tokens]
         if own:
             before = own[-1]
             waits.append((before.times[Moment.ACCEPTED] + 1, before, Moment.ACCEPTED))

@@ -124,8 +124,8 @@ def test_machine_of_odd_sizes() -> None:
     assert_exact(program, images, simulate(program, images, [0, 1], whole=0))
 
 
-def test_machine_without_a_router() -> None:
-    config = TINY.replace(experts=0)
+def test_machine_without_a_router_and_with_single_instructions_waiting() -> None:
+    config = TINY.replace(experts=0, queue_depth=1)
     program, images = compiled(
         config, 2, image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dd"
     )

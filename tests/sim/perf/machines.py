@@ -51,6 +51,7 @@ EXTERNAL = AcceleratorConfig(
     row_slots=6,
     experts=4,
     tokens=16,
+    queue_depth=1,
     external_words=1 << 14,
 )
 
