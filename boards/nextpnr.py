@@ -157,8 +157,11 @@ class Nextpnr:
         progress("synthesize")
         # assertions are for simulation; synthesis would keep their logic
         lines = [f"read_rtlil {NAME}.il", "chformal -remove", "delete t:$check t:$print"]
+        # ports that Amaranth makes tell Yosys to return the old word; those of rtl.memory.block_ram, with one of each kind, need not
+        lines += ["proc", "memory_collect"]
+        lines += ["setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check=1 %i"]
         if board.soft_array:
-            lines += ["proc", f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
+            lines += [f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
         with ThreadPoolExecutor() as pool:
             beside = pool.submit(meanwhile)
             run_yosys([*lines, self.synthesis], folder, "synthesis", result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Assert, Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Assert, Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -119,29 +119,34 @@ class Dispatcher(wiring.Component):
                 count = Signal(
                     range(TOKEN_LIMIT + 1), name=f"tokens_{giver.name.lower()}_{taker.name.lower()}"
                 )
-                more, fewer = queues[giver].left[taker], queues[taker].taken[giver]
+                # counted a cycle later, by when neither can have been looked for in vain: a token that has just been left is known to be
+                # there, and a queue that has just taken one does not ask again in the next cycle
+                left, taken, some = Signal(), Signal(), Signal()
+                m.d.sync += [left.eq(queues[giver].left[taker]), taken.eq(queues[taker].taken[giver])]
+                following = (count + left - taken)[: len(count)]
+                m.d.sync += [count.eq(following), some.eq(following != 0)]
                 with m.If(self.start):
-                    m.d.sync += count.eq(0)
-                with m.Else():
-                    m.d.sync += count.eq(count + more - fewer)
-                m.d.comb += queues[taker].ready_from[giver].eq(count != 0)
-                m.d.sync += Assert(~more | fewer | (count != TOKEN_LIMIT))
+                    m.d.sync += [count.eq(0), some.eq(0)]
+                m.d.comb += queues[taker].ready_from[giver].eq(some | left)
+                m.d.sync += Assert(~left | taken | (count != TOKEN_LIMIT))
 
     def _fetch(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Read the program in order and hand each instruction to its queue."""
         m.submodules.program = program = block_ram(INSTRUCTION_BITS, self.config.program_words, self.program)
         write, read = program.write_port(), program.read_port()
+        accepted = Signal()
         m.d.comb += [
             write.addr.eq(self.program_write.payload.addr),
             write.data.eq(self.program_write.payload.data),
             write.en.eq(self.program_write.valid),
             self.program_write.ready.eq(1),
-            read.addr.eq(self.pc),
+            # one ahead of `pc` in the cycle that accepts: the operation code is looked at a cycle after it has come
+            read.addr.eq(Mux(accepted, self.pc + 1, self.pc)),
         ]
-        opcode = read.data[:OPCODE_BITS]
+        opcode = Signal(OPCODE_BITS)
+        m.d.sync += opcode.eq(read.data[:OPCODE_BITS])
         known = {int(kind.opcode): queues[kind.queue] for kind in unit_kinds(self.config)}
         at_rest = Cat(unit.idle for unit in queues.values()).all()
-        accepted = Signal()
         with m.If(self.running & (self.fault != ErrorCause.NONE) & ~self.error):
             m.d.sync += [self.error.eq(1), self.cause.eq(self.fault), self.abort.eq(1)]
         with m.If(self.abort):

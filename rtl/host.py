@@ -58,7 +58,7 @@ class Host(wiring.Component):
     -------
     request : In(host_request()), response : Out(host_response())
     register : Out(8), register_read : Out(1), register_data : In(32)
-        Register to read; its value comes one cycle later.
+        Register to read, a cycle before `register_read`; its value comes one cycle after that.
     register_write : Out(entry_write(8, 32))
         Writes to registers, the ones to CONTROL among them.
     act_read : Out(read_port), act_write, weight_write : Out(write_port)
@@ -73,7 +73,7 @@ class Host(wiring.Component):
 
     Latency
     -------
-    Three cycles for a write, four for a read, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
+    Three cycles for a write, four for a read of memory, five for a register, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
     for each word, of external memory as long as reading it, in which no other request is taken.
     """
 
@@ -113,7 +113,7 @@ class Host(wiring.Component):
         units_in_word = self.config.lanes * 8 // UNIT_BITS
         lane, word = unit[: self._lane_bits], unit[self._lane_bits :]
         answer = Signal(UNIT_BITS)
-        scanning, last, asking = Signal(), Signal(), Signal()
+        begin, scanning, last, asking = Signal(), Signal(), Signal(), Signal()
         scan_control = Control.SCAN | Control.CLEAR
         if self.config.external_words:
             scan_control |= Control.SCAN_EXTERNAL
@@ -157,7 +157,6 @@ class Host(wiring.Component):
                     with m.If(self.act_read.request.ready):
                         m.next = "Read memory"
                 with m.Else():
-                    m.d.comb += self.register_read.eq(1)
                     m.next = "Read register"
                 if self.config.external_words:
                     with m.If(region == Region.EXTERNAL):
@@ -182,11 +181,15 @@ class Host(wiring.Component):
                         m.next = "Idle"
                 controls = (region == Region.CSR) & (unit == Register.CONTROL)
                 with m.If(controls & ((request.data & scan_control) != 0) & (self.scan_words != 0)):
+                    m.d.comb += begin.eq(1)
                     m.next = "Scan"
             with m.State("Read memory"):
                 m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
                 m.next = "Respond"
             with m.State("Read register"):
+                m.d.comb += self.register_read.eq(1)
+                m.next = "Take register"
+            with m.State("Take register"):
                 m.d.sync += answer.eq(self.register_data)
                 with m.If(region != Region.CSR):
                     m.d.sync += answer.eq(0)
@@ -202,7 +205,7 @@ class Host(wiring.Component):
             with m.State("Settle"):
                 # the last word of a scan is still on its way into the CRC
                 m.next = "Idle"
-        self._scan(m, request.data, scanning, last, asking)
+        self._scan(m, request.data, begin, scanning, last, asking)
         return m
 
     def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
@@ -249,7 +252,9 @@ class Host(wiring.Component):
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(self, m: Module, control: Value, scanning: Signal, last: Signal, asking: Signal) -> None:
+    def _scan(
+        self, m: Module, control: Value, begin: Signal, scanning: Signal, last: Signal, asking: Signal
+    ) -> None:
         """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
         index = Signal.like(self.scan_words)
@@ -261,7 +266,7 @@ class Host(wiring.Component):
             self.scan_crc.eq(checksum.crc),
         ]
         m.d.sync += checksum.valid.eq(moved & (reads | outside))
-        m.d.comb += checksum.start.eq(moved & (reads | outside) & (index == 0))
+        m.d.comb += checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0))
         if self.config.external_words:
             external = (control & Control.SCAN_EXTERNAL) != 0
             m.d.comb += outside.eq(scanning & external)
