@@ -204,6 +204,8 @@ class Host(wiring.Component):
                     m.next = "Settle"
             with m.State("Settle"):
                 # the last word of a scan is still on its way into the CRC
+                m.next = "Settled"
+            with m.State("Settled"):
                 m.next = "Idle"
         self._scan(m, request.data, begin, scanning, last, asking)
         return m
@@ -257,44 +259,49 @@ class Host(wiring.Component):
     ) -> None:
         """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
-        index = Signal.like(self.scan_words)
-        moved, reads, outside = Signal(), Signal(), Signal()
+        place, left, final = Signal.like(self.scan_base), Signal.like(self.scan_words), Signal()
+        moved, reads, outside, arrives = Signal(), Signal(), Signal(), Signal()
+        word = Signal(8 * self.config.lanes)
         m.d.comb += [
             reads.eq(scanning & ((control & Control.SCAN) != 0)),
-            last.eq(moved & (index == self.scan_words - 1)),
-            checksum.data.eq(self.act_read.data),
+            last.eq(moved & final),
+            checksum.data.eq(word),
+            checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0)),
             self.scan_crc.eq(checksum.crc),
         ]
-        m.d.sync += checksum.valid.eq(moved & (reads | outside))
-        m.d.comb += checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0))
+        m.d.sync += [
+            arrives.eq(moved & (reads | outside)),
+            checksum.valid.eq(arrives),
+            word.eq(self.act_read.data),
+        ]
         if self.config.external_words:
             external = (control & Control.SCAN_EXTERNAL) != 0
             m.d.comb += outside.eq(scanning & external)
             with m.If(external):
                 # the last word that came stays until the next one
-                m.d.comb += checksum.data.eq(self.external.data)
+                m.d.sync += word.eq(self.external.data)
         with m.If(outside):
             if self.config.external_words:
                 m.d.comb += [
                     asking.eq(1),
-                    self.external.request.payload.word.eq(self.scan_base + index),
+                    self.external.request.payload.word.eq(place),
                     moved.eq(self.external.done),
                 ]
         with m.Elif(reads):
             m.d.comb += [
-                self.act_read.request.payload.eq(self.scan_base + index),
+                self.act_read.request.payload.eq(place),
                 self.act_read.request.valid.eq(1),
                 moved.eq(self.act_read.request.ready),
             ]
         with m.Elif(scanning):
             m.d.comb += [
-                self.act_write.payload.addr.eq(self.scan_base + index),
+                self.act_write.payload.addr.eq(place),
                 self.act_write.payload.data.eq(0),
                 self.act_write.payload.mask.eq(~0),
                 self.act_write.valid.eq(1),
                 moved.eq(self.act_write.ready),
             ]
-        with m.If(last):
-            m.d.sync += index.eq(0)
+        with m.If(begin):
+            m.d.sync += [place.eq(self.scan_base), left.eq(self.scan_words), final.eq(self.scan_words == 1)]
         with m.Elif(moved):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += [place.eq(place + 1), left.eq(left - 1), final.eq(left == 2)]
