@@ -1,7 +1,7 @@
 """The host's driver on the whole machine behind AXI4-Lite, whose bus cocotbext-axi drives with stalls; run inside the simulator.
 
-A processor's memory lies behind its AXI4 masters, if it has any: there the driver loads twice, through the machine and into a buffer that
-it sees itself.
+A processor's memory lies behind its AXI4 masters, if it has any: the driver loads weights straight into a buffer there, which it also reads
+and writes through the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 from hwattn.boards.driver import Driver
 from hwattn.boards.external_buffer import ExternalBuffer
 from hwattn.boards.mapped_bus import MappedBus
+from hwattn.spec.program import Program
 from hwattn.spec.program_file import load_program
+from hwattn.spec.registers import Region, address
 from hwattn.spec.stripes import PAGE_BYTES, Stripes
 
 FOLDER = "HWATTN_AXI_FOLDER"
@@ -50,10 +52,9 @@ def stalls(seed: int, share: float):
     return (draw.random() < share for _ in itertools.count())
 
 
-def buffers(dut: HierarchyObject, stripes: Stripes) -> list[ExternalBuffer]:
-    """Put one memory behind all masters; return two buffers in it, only the second of which the host sees."""
-    places = [PAGE_BYTES, 2 * PAGE_BYTES + stripes.bytes]
-    memory = bytearray(places[1] + stripes.bytes)
+def buffer(dut: HierarchyObject, stripes: Stripes) -> ExternalBuffer:
+    """Put one memory behind all masters; return a buffer in it."""
+    memory = bytearray(3 * PAGE_BYTES + stripes.bytes)
     for number in range(stripes.ports):
         ram = AxiRam(AxiBus.from_prefix(dut, f"m_axi_{number}"), dut.clk, dut.rst, mem=memory)
         ram.write_if.log.setLevel(logging.WARNING)
@@ -62,8 +63,22 @@ def buffers(dut: HierarchyObject, stripes: Stripes) -> list[ExternalBuffer]:
         channels += [ram.write_if.w_channel, ram.write_if.b_channel]
         for seed, channel in enumerate(channels):
             channel.set_pause_generator(stalls(10 * number + seed, 0.3))
-    seen = np.frombuffer(memory, np.uint8)[places[1] :]
-    return [ExternalBuffer(stripes, places[0]), ExternalBuffer(stripes, places[1], seen)]
+    return ExternalBuffer(stripes, 3 * PAGE_BYTES, np.frombuffer(memory, np.uint8)[3 * PAGE_BYTES :])
+
+
+def through_the_window(driver: Driver, program: Program) -> None:
+    """What the host reads through the machine is what it wrote into the buffer, and the other way round."""
+    weights = program.weights.reshape(-1).view("<u4")
+    assert driver.read(address(Region.EXTERNAL, 5), 6) == weights[5:11].tolist()
+    assert driver.buffer is not None
+    assert driver.buffer.memory is not None
+    expected = driver.buffer.memory.copy()
+    given = np.arange(1, 8, dtype=np.uint32)
+    driver.buffer.stripes.write(expected, len(weights) + 3, given)
+    driver.write(address(Region.EXTERNAL, len(weights) + 3), given.tolist())
+    # a read ends after the writes before it
+    driver.read(address(Region.EXTERNAL, 0), 1)
+    assert np.array_equal(driver.buffer.memory, expected)
 
 
 @cocotb.test()
@@ -84,7 +99,7 @@ async def driver_over_axi(dut: HierarchyObject) -> None:
     for seed, channel in enumerate(channels):
         channel.set_pause_generator(stalls(seed, 0.2))
     stripes = Stripes(program.config.lanes, int(os.environ[PORTS]), program.config.external_words)
-    placed = buffers(dut, stripes) if stripes.words else [None]
+    placed = buffer(dut, stripes) if stripes.words else None
     dut.rst.value = 1
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
@@ -92,14 +107,14 @@ async def driver_over_axi(dut: HierarchyObject) -> None:
     found: dict[str, list[np.ndarray]] = {}
 
     def drive() -> None:
-        for buffer in placed:
-            driver = Driver(MappedBus(SimulatedWindow(master)), program.config, buffer)
-            assert driver.identity.program_hash == 0
-            driver.load(program)
-            for task in range(len(program.entries)):
-                for image in images:
-                    for name, integers in driver.run(program, image, task, seconds=3600).integers.items():
-                        found.setdefault(name, []).append(integers)
+        driver = Driver(MappedBus(SimulatedWindow(master)), program.config, placed)
+        driver.load(program)
+        if placed:
+            through_the_window(driver, program)
+        for task in range(len(program.entries)):
+            for image in images:
+                for name, integers in driver.run(program, image, task, seconds=3600).integers.items():
+                    found.setdefault(name, []).append(integers)
 
     await bridge(drive)()
     assert int(dut.interrupt.value) == 1
