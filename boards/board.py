@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hwattn.boards.processor_memory import ProcessorMemory
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
@@ -47,12 +48,15 @@ class VivadoTarget:
         ``zynq_ultra_ps_e``, ``processing_system7``, or an empty string where there is none: then the machine has a serial port.
     pins : dict of str to (str, str)
         Package pin and I/O standard by port of the wrapper, for boards without a processor.
+    memory : ProcessorMemory, optional
+        The processor's memory, which is external memory of machines that have some.
     """
 
     part: str
     board_part: str
     processor: str
     pins: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    memory: ProcessorMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,16 @@ class Board:
         """Clock cycles per bit on the serial line."""
         return round(self.clock_mhz * 1e6 / self.baud)
 
+    @property
+    def processor_memory(self) -> ProcessorMemory | None:
+        """The memory of the board's processor, if machines on this board can use it."""
+        return self.vivado.memory if self.vivado else None
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether machines on this board can have external memory."""
+        return self.sdram is not None or self.processor_memory is not None
+
     def external(self, config: AcceleratorConfig) -> SdramTiming | None:
         """Return the external memory of a machine on this board, at its clock; None where the machine has none.
 
@@ -157,8 +171,10 @@ class Board:
         Raises
         ------
         RefusedError
-            As `external`.
+            As `external`, or as `ProcessorMemory.stripes`.
         """
+        if self.processor_memory and config.external_words:
+            return self.processor_memory.external_memory(config, self.clock_mhz)
         timing = self.external(config)
         return timing.external_memory(config.lanes) if timing else None
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.boards.external_buffer import ExternalBuffer
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
 from hwattn.spec.program import Program
@@ -84,12 +85,17 @@ class Driver:
         How the machine is reached: over a serial link (`boards.link_bus`), mapped into memory (`boards.mapped_bus`), or in a simulation.
     config : AcceleratorConfig
         What the machine is expected to be; another one is refused before anything is written.
+    buffer : ExternalBuffer, optional
+        Memory of the host's processor that is the machine's external memory; the machine is told where it lies.
     """
 
-    def __init__(self, bus: Bus, config: AcceleratorConfig) -> None:
+    def __init__(self, bus: Bus, config: AcceleratorConfig, buffer: ExternalBuffer | None = None) -> None:
         self.bus = bus
         self.config = config
+        self.buffer = buffer
         self.identity = self._identify()
+        if buffer is not None and config.external_words:
+            self._place(buffer)
 
     def load(self, program: Program) -> None:
         """Write a program into the machine's memories, unless it is there already; what lies in external memory is verified there.
@@ -180,14 +186,28 @@ class Driver:
         """Read consecutive 32-bit units."""
         return self.bus.read(source, count)
 
+    def _place(self, buffer: ExternalBuffer) -> None:
+        """Tell the machine where its external memory lies; what it held elsewhere is not there."""
+        page = address(Region.CSR, Register.EXTERNAL_PAGE)
+        if self.read(page, 1) != [buffer.page]:
+            self.write(address(Region.CSR, Register.PROGRAM_HASH), [0])
+            self.write(page, [buffer.page])
+            self.identity = self._identify()
+
     def _write_block(self, block: Block) -> None:
+        if block.region == Region.EXTERNAL and self.buffer and self.buffer.memory is not None:
+            self.buffer.stripes.write(self.buffer.memory, block.first, block.units)
+            return
         self.write(address(block.region, block.first), [int(unit) for unit in block.units])
 
     def _load_external(self, block: Block) -> None:
         """Write the contents of external memory, and compare their CRC part by part."""
-        for start in range(0, len(block.units), WINDOW_UNITS):
-            self.write(address(Region.CSR, Register.EXTERNAL_WINDOW), [start // WINDOW_UNITS])
-            self._write_block(Block(block.region, 0, block.units[start : start + WINDOW_UNITS]))
+        if self.buffer and self.buffer.memory is not None:
+            self._write_block(block)
+        else:
+            for start in range(0, len(block.units), WINDOW_UNITS):
+                self.write(address(Region.CSR, Register.EXTERNAL_WINDOW), [start // WINDOW_UNITS])
+                self._write_block(Block(block.region, 0, block.units[start : start + WINDOW_UNITS]))
         words = block.units.view(np.uint8).reshape(-1, self.config.lanes)
         for first in range(0, len(words), SCAN_WORDS):
             part = words[first : first + SCAN_WORDS]

@@ -1,22 +1,33 @@
-"""The machine behind AXI4-Lite as an IP-XACT component (IEEE 1685-2009, as Vivado reads it)."""
+"""The machine behind AXI4-Lite, with its AXI4 masters, as an IP-XACT component (IEEE 1685-2009, as Vivado reads it)."""
 
 from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from hwattn.boards.vivado_wrapper import BUS, MODULE, bus_ports
+from hwattn.boards.vivado_wrapper import BUS, MODULE, Port, bus_ports
+from hwattn.rtl.axi import ADDRESS_BITS
 from hwattn.rtl.machine import STATUS_BITS
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.registers import AXI_BYTES, VERSION
 
 SPIRIT = "http://www.spiritconsortium.org/XMLSchema/SPIRIT/1685-2009"
 
 
-def component(core: str, wrapper: str) -> str:
-    """Return ``component.xml`` for the Verilog files `core` and `wrapper`."""
+def component(core: str, wrapper: str, config: AcceleratorConfig, masters: int) -> str:
+    """Return ``component.xml`` for the Verilog files `core` and `wrapper` of a machine with so many AXI4 masters."""
+    buses = bus_ports(config, masters)
     ET.register_namespace("spirit", SPIRIT)
     root = ET.Element(_tag("component"))
     _library(root, "hwattn.org", "accelerators", "hwattn", f"{VERSION}.0")
-    _interfaces(_child(root, "busInterfaces"))
+    _interfaces(_child(root, "busInterfaces"), buses)
+    if masters:
+        spaces = _child(root, "addressSpaces")
+        for bus in buses:
+            if bus != BUS:
+                space = _child(spaces, "addressSpace")
+                _child(space, "name", bus)
+                _child(space, "range", str(1 << ADDRESS_BITS))
+                _child(space, "width", str(8 * config.lanes // masters))
     _memory_map(_child(_child(root, "memoryMaps"), "memoryMap"))
     model = _child(root, "model")
     view = _child(_child(model, "views"), "view")
@@ -28,7 +39,7 @@ def component(core: str, wrapper: str) -> str:
     ):
         _child(view, name, text)
     _child(_child(view, "fileSetRef"), "localName", "sources")
-    _ports(_child(model, "ports"))
+    _ports(_child(model, "ports"), buses)
     files = _child(_child(root, "fileSets"), "fileSet")
     _child(files, "name", "sources")
     for file in (core, wrapper):
@@ -42,18 +53,20 @@ def component(core: str, wrapper: str) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _interfaces(interfaces: ET.Element) -> None:
-    """Add the slave port, its clock and reset, and the interrupt."""
-    names = {name.removeprefix(f"{BUS}_").upper(): name for _, name, _ in bus_ports()}
-    slave = _interface(interfaces, BUS, "aximm", "interface", names, slave=True)
-    ET.SubElement(slave, _tag("memoryMapRef"), {_tag("memoryMapRef"): BUS})
+def _interfaces(interfaces: ET.Element, buses: dict[str, list[Port]]) -> None:
+    """Add the slave port and the masters, their clock and reset, and the interrupt."""
+    for bus, ports in buses.items():
+        names = {name.removeprefix(f"{bus}_").upper(): name for _, name, _ in ports}
+        side = _interface(interfaces, bus, "aximm", "interface", names, slave=bus == BUS)
+        reference = "memoryMapRef" if bus == BUS else "addressSpaceRef"
+        ET.SubElement(side, _tag(reference), {_tag(reference): bus})
     _interface(
         interfaces,
         "clk",
         "clock",
         "signal",
         {"CLK": "clk"},
-        parameters={"ASSOCIATED_BUSIF": BUS, "ASSOCIATED_RESET": "rst_n"},
+        parameters={"ASSOCIATED_BUSIF": ":".join(buses), "ASSOCIATED_RESET": "rst_n"},
         slave=True,
     )
     _interface(
@@ -136,14 +149,14 @@ def _interface(
     return side
 
 
-def _ports(parent: ET.Element) -> None:
+def _ports(parent: ET.Element, buses: dict[str, list[Port]]) -> None:
     """Add every port of the wrapper."""
     listed = [
         ("input", "clk", 1),
         ("input", "rst_n", 1),
         ("output", "status", STATUS_BITS),
         ("output", "interrupt", 1),
-        *bus_ports(),
+        *(port for ports in buses.values() for port in ports),
     ]
     for direction, name, bits in listed:
         port = _child(parent, "port")

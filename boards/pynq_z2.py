@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwattn.boards.board import Board, Resources, VivadoTarget
+from hwattn.boards.processor_memory import ProcessorMemory
 
 BOARD = Board(
     name="pynq-z2",
@@ -12,7 +13,7 @@ BOARD = Board(
     ram_bits=18_432,
     oscillator_mhz=50.0,
     clock_mhz=50.0,
-    memory="512 MiB DDR3 of the processor (not used)",
+    memory="512 MiB DDR3 of the processor as external memory",
     host="AXI4-Lite from the processor: PYNQ or UIO",
     baud=1_000_000,
     preset="digits",
@@ -23,5 +24,9 @@ BOARD = Board(
         part="xc7z020clg400-1",
         board_part="tul.com.tw:pynq-z2:part0:1.0",
         processor="processing_system7",
+        # DDR3-1050, 16 bits; ports of 64 bits
+        memory=ProcessorMemory(
+            peak_mb_per_s=2_100.0, port_bytes=8, latency_ns=400.0, address=0x1000_0000, bytes=128 << 20
+        ),
     ),
 )

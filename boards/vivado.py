@@ -8,6 +8,7 @@ from hwattn.boards import vivado_design
 from hwattn.boards.board import Board
 from hwattn.boards.flow import BuildResult, Progress, run_tool
 from hwattn.boards.ip_xact import component
+from hwattn.boards.vivado_memory import memory_ports
 from hwattn.boards.vivado_wrapper import WRAPPER, wrapper
 from hwattn.rtl.axi_system import AxiMachine
 from hwattn.rtl.system import SerialMachine
@@ -24,30 +25,38 @@ UNPROVEN = "timing is unproven: no vendor tool has placed and routed this; resou
 def top(board: Board, config: AcceleratorConfig, program: Program | None) -> AxiMachine | SerialMachine:
     """Return what a board of the Vivado flow holds: the machine behind AXI4-Lite, or a serial port where there is no processor."""
     assert board.vivado is not None
+    ports = memory_ports(board, config)
     if board.vivado.processor:
-        return AxiMachine(config, program, board.multiplier_style)
+        return AxiMachine(config, program, board.multiplier_style, ports or 1)
     return SerialMachine(config, board.divisor, program, board.multiplier_style)
 
 
-def write_project(board: Board, folder: Path) -> None:
+def write_project(board: Board, config: AcceleratorConfig, folder: Path) -> None:
     """Write a project around ``hwattn.v`` in `folder`: Tcl, wrapper, constraints, IP-XACT, host script and device tree.
 
     Parameters
     ----------
     board : Board
+    config : AcceleratorConfig
+        Of the machine in ``hwattn.v``.
     folder : Path
+
+    Raises
+    ------
+    RefusedError
+        The board has no external memory for it, or too little.
     """
     assert board.vivado is not None
     texts = {
-        PROJECT: vivado_design.project(board, CORE),
-        WRAPPER: wrapper(board),
+        PROJECT: vivado_design.project(board, config, CORE),
+        WRAPPER: wrapper(board, config),
         vivado_design.CONSTRAINTS: vivado_design.constraints(board),
     }
     if board.vivado.processor:
         texts |= {
-            "component.xml": component(CORE, WRAPPER),
+            "component.xml": component(CORE, WRAPPER, config, memory_ports(board, config)),
             "run_pynq.py": vivado_design.PYNQ_SCRIPT,
-            "hwattn.dtsi": vivado_design.device_tree(board),
+            "hwattn.dtsi": vivado_design.device_tree(board, config),
         }
     for name, text in texts.items():
         (folder / name).write_text(text)

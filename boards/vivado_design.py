@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from hwattn.boards.board import Board, VivadoTarget
+from hwattn.boards.vivado_memory import memory_tcl, reserved_memory
 from hwattn.boards.vivado_wrapper import BUS, MODULE, WRAPPER
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.registers import AXI_BYTES
 
 CONSTRAINTS = "hwattn.xdc"
@@ -140,7 +142,7 @@ def _target(board: Board) -> VivadoTarget:
     return board.vivado
 
 
-def project(board: Board, core: str) -> str:
+def project(board: Board, config: AcceleratorConfig, core: str) -> str:
     """Return the Tcl that makes the project around the Verilog file `core`, builds it, and checks its clock."""
     target = _target(board)
     values = {
@@ -164,7 +166,8 @@ def project(board: Board, core: str) -> str:
     else:
         around = _PINS
         values["products"] = ""
-    return (_HEAD + around + _TAIL).format(**values)
+    memory = memory_tcl(board, config)
+    return (_HEAD + around).format(**values) + memory + _TAIL.format(**values)
 
 
 def constraints(board: Board) -> str:
@@ -192,9 +195,11 @@ from pathlib import Path
 import numpy as np
 import pynq
 from hwattn.boards.driver import Driver
+from hwattn.boards.external_buffer import ExternalBuffer
 from hwattn.boards.mapped_bus import MappedBus
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.program_file import load_program
+from hwattn.spec.stripes import Stripes
 
 HERE = Path(__file__).resolve().parent
 
@@ -204,7 +209,12 @@ def main() -> None:
     overlay = pynq.Overlay(str(HERE / "hwattn.bit"))
     window = overlay.ip_dict["hwattn"]
     registers = pynq.MMIO(window["phys_addr"], window["addr_range"])
-    driver = Driver(MappedBus(registers.array), AcceleratorConfig(**settings["config"]))
+    buffer = None
+    if settings["external"]:
+        stripes = Stripes(**settings["external"]["stripes"])
+        memory = pynq.allocate(stripes.bytes, np.uint8, cacheable=False)
+        buffer = ExternalBuffer(stripes, memory.device_address, memory)
+    driver = Driver(MappedBus(registers.array), AcceleratorConfig(**settings["config"]), buffer)
     program = load_program(HERE / "program.hwp")
     driver.load(program)
     golden = np.load(HERE / "golden.npz")
@@ -222,14 +232,17 @@ if __name__ == "__main__":
 '''
 
 
-def device_tree(board: Board) -> str:
-    """Return a device-tree fragment that makes the registers a UIO device (``hwattn run --device /dev/uio0``)."""
+def device_tree(board: Board, config: AcceleratorConfig) -> str:
+    """Return a device-tree fragment that makes the registers a UIO device (``hwattn run --device /dev/uio0``).
+
+    Of machines with external memory it also keeps the kernel away from their buffer.
+    """
     base = BASE[_target(board).processor]
     wide = _target(board).processor == "zynq_ultra_ps_e"
     reg = f"<0x0 0x{base:08x} 0x0 0x{AXI_BYTES:x}>" if wide else f"<0x{base:08x} 0x{AXI_BYTES:x}>"
     bus, controller, interrupt = ("&amba_pl", "&gic", "<0 89 4>") if wide else ("&amba", "&intc", "<0 29 4>")
     return f"""/* Written by hwattn build for {board.title}. Boot with uio_pdrv_genirq.of_id=generic-uio. */
-{bus} {{
+{reserved_memory(board, config)}{bus} {{
 	hwattn@{base:x} {{
 		compatible = "generic-uio";
 		reg = {reg};

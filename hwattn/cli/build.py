@@ -163,7 +163,7 @@ def _make(
     result = BuildResult()
     if board.flow == VIVADO:
         _write_verilog(vivado.top(board, config, program), config, folder, out)
-        return _Made(config, program, result, _vendor(board, folder, args.stage, result, out))
+        return _Made(config, program, result, _vendor(board, config, folder, args.stage, result, out))
     machine = SerialMachine(config, board.divisor, program, board.multiplier_style, board.external(config))
     write = partial(_write_verilog, machine, config, folder, out)
     if found:
@@ -187,9 +187,11 @@ def _write_verilog(
     (folder / CORE_FILE).write_text(core_file(VERILOG, TOP, config.hash))
 
 
-def _vendor(board: Board, folder: Path, stage: str, result: BuildResult, out: Output) -> str:
+def _vendor(
+    board: Board, config: AcceleratorConfig, folder: Path, stage: str, result: BuildResult, out: Output
+) -> str:
     """Write the project; estimate it and, where Vivado is on the PATH, run it. Return how far it came."""
-    vivado.write_project(board, folder)
+    vivado.write_project(board, config, folder)
     if stage == "verilog":
         return "project"
     result.timing_note = vivado.UNPROVEN
@@ -275,6 +277,15 @@ def _write_settings(folder: Path, board: Board, config: AcceleratorConfig, progr
         "config_hash": f"{config.hash:08x}",
         "program": "program.hwp" if program else None,
         "program_hash": f"{program.hash:08x}" if program else None,
+        "external": _external_settings(board, config),
         "program_with": board.program_with,
     }
     (folder / "driver.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _external_settings(board: Board, config: AcceleratorConfig) -> dict[str, Any] | None:
+    """Where external memory lies that is the processor's; None where it is not."""
+    if not config.external_words or board.processor_memory is None:
+        return None
+    stripes = board.processor_memory.stripes(config)
+    return {"address": board.processor_memory.address, "stripes": dataclasses.asdict(stripes)}

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.boards.board import Board
 from hwattn.boards.driver import Driver
+from hwattn.boards.external_buffer import ExternalBuffer
 from hwattn.boards.link_bus import LinkBus
 from hwattn.boards.mapped_bus import open_uio
 from hwattn.boards.serial_transport import SerialTransport
@@ -35,8 +37,42 @@ class DeviceRun:
     cycles: dict[int, list[int]] = field(default_factory=dict)
 
 
+def external_buffer(board: Board, config: AcceleratorConfig, address: int | None) -> ExternalBuffer | None:
+    """Return where the external memory of a machine lies that is memory of the board's processor.
+
+    Parameters
+    ----------
+    board : Board
+    config : AcceleratorConfig
+    address : int, optional
+        Instead of the one that the device tree of a build reserves.
+
+    Returns
+    -------
+    ExternalBuffer or None
+        None where the machine or the board has no such memory.
+
+    Raises
+    ------
+    RefusedError
+        The memory is too small, or the address not that of a page.
+    """
+    memory = board.processor_memory
+    if memory is None or not config.external_words:
+        return None
+    buffer = ExternalBuffer(memory.stripes(config), memory.address if address is None else address)
+    buffer.stripes.page(buffer.address)
+    return buffer
+
+
 def run_on_device(
-    device: str, baud: int, program: Program, images: NDArray[np.float32], tasks: Sequence[int], out: Output
+    device: str,
+    board: Board,
+    program: Program,
+    images: NDArray[np.float32],
+    tasks: Sequence[int],
+    out: Output,
+    buffer: ExternalBuffer | None = None,
 ) -> DeviceRun:
     """Load a program into a machine and run images on it.
 
@@ -44,12 +80,14 @@ def run_on_device(
     ----------
     device : str
         A serial port, a UIO device (``/dev/uio0``), or ``sim``.
-    baud : int
-        Speed of a serial port.
+    board : Board
+        For the speed of its serial port.
     program : Program
     images : ndarray of float32, shape (N, channels, height, width)
     tasks : sequence of int
     out : Output
+    buffer : ExternalBuffer, optional
+        Memory of the board's processor that is external memory.
 
     Raises
     ------
@@ -67,7 +105,7 @@ def run_on_device(
             for name, integers in run.outputs.items():
                 values.setdefault(name, []).append(output_values(ports[name], np.array(integers, np.int16)))
     else:
-        with _driver(device, baud, program.config) as driver:
+        with _driver(device, board.baud, program.config, buffer) as driver:
             driver.load(program)
             with out.progress(len(tasks) * len(images), "images") as advance:
                 for task in tasks:
@@ -82,11 +120,13 @@ def run_on_device(
 
 
 @contextmanager
-def _driver(device: str, baud: int, config: AcceleratorConfig) -> Iterator[Driver]:
+def _driver(
+    device: str, baud: int, config: AcceleratorConfig, buffer: ExternalBuffer | None
+) -> Iterator[Driver]:
     """Open a device; its name says which kind it is."""
     if Path(device).name.startswith(UIO_PREFIX):
         with open_uio(Path(device)) as bus:
-            yield Driver(bus, config)
+            yield Driver(bus, config, buffer)
     else:
         with SerialTransport(device, baud) as transport:
             yield Driver(LinkBus(transport), config)

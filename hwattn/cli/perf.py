@@ -190,7 +190,7 @@ def _subject(args: argparse.Namespace) -> Subject:
     preset = board.preset if board else resolved.preset
     config = accelerator_config(args, preset)
     program = compile_model(resolved.model, config)
-    on_board = board.external_memory(config) if board and board.sdram and args.memory is None else None
+    on_board = board.external_memory(config) if board and board.has_memory and args.memory is None else None
     image = None
     if args.input is not None or resolved.workload is not None:
         image = input_images(args.input, 1, resolved)[0]

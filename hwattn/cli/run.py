@@ -6,6 +6,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hwattn.cli.arguments import (
     load_images,
     program_tasks,
 )
-from hwattn.cli.device import run_on_device
+from hwattn.cli.device import external_buffer, run_on_device
 from hwattn.cli.models import ResolvedModel, resolve_model
 from hwattn.cli.output import Output, table
 from hwattn.compiler import compile_model
@@ -62,6 +63,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="ulx3s-85f",
         help="with --device: the board, for its preset and the speed of its serial port (default: %(default)s)",
     )
+    parser.add_argument(
+        "--buffer",
+        type=partial(int, base=0),
+        metavar="ADDRESS",
+        help="with --device and a board whose processor's memory is external memory: where the machine's buffer lies (default: as the build's "
+        "device tree reserves it)",
+    )
     add_config(parser)
 
 
@@ -81,7 +89,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
         made, seconds = _execute(Executor(program), images, tasks, out)
     else:
         began = time.perf_counter()
-        answered = run_on_device(args.device, board.baud, program, images, tasks, out)
+        buffer = external_buffer(board, program.config, args.buffer)
+        answered = run_on_device(args.device, board, program, images, tasks, out, buffer)
         made, cycles, seconds = answered.outputs, answered.cycles, time.perf_counter() - began
     outputs = runner.outputs(made, arrays)
     write_arrays(args.output, outputs)

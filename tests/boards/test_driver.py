@@ -12,6 +12,7 @@ from fake_machine import FakeMachine
 from random_models import vit
 
 from hwattn.boards.driver import SCAN_WORDS, Driver
+from hwattn.boards.external_buffer import ExternalBuffer
 from hwattn.boards.link_bus import TRIES, LinkBus
 from hwattn.compiler import compile_model
 from hwattn.sim.model.executor import Executor
@@ -28,6 +29,7 @@ from hwattn.spec.registers import (
     Status,
     address,
 )
+from hwattn.spec.stripes import Stripes
 from hwattn.spec.transfer import program_blocks
 
 CONFIG = AcceleratorConfig(rows=3, lanes=8, softmax_lanes=1, act_words=256)
@@ -119,6 +121,41 @@ def test_external_memory_that_forgets_is_an_error(outside: Program) -> None:
     ):
         driver.load(outside)
     assert machine.get(Register.PROGRAM_HASH) == 0
+
+
+class Striped(dict[int, int]):
+    """A machine's external memory that is a buffer of the host's: units are read where the stripes say."""
+
+    def __init__(self, stripes: Stripes) -> None:
+        super().__init__()
+        self.stripes, self.buffer = stripes, np.zeros(stripes.bytes, np.uint8)
+
+    def get(self, number: int, default: int = 0) -> int:  # type: ignore[override]
+        word, place = divmod(4 * number, self.stripes.lanes)
+        part, rest = divmod(place, self.stripes.part_bytes)
+        start = part * self.stripes.stripe_bytes + word * self.stripes.part_bytes + rest
+        return int.from_bytes(self.buffer[start : start + 4].tobytes(), "little")
+
+
+def test_weights_go_into_a_buffer_that_the_host_sees(outside: Program) -> None:
+    """And a machine that used another one is told, and loaded again."""
+    machine = FakeMachine(outside)
+    memory = Striped(Stripes(outside.config.lanes, 2, outside.config.external_words))
+    machine.external = memory
+    buffer = ExternalBuffer(memory.stripes, 0x7000, memory.buffer)
+    driver = Driver(LinkBus(machine), outside.config, buffer)
+    assert machine.get(Register.EXTERNAL_PAGE) == 2 * 7
+    assert machine.get(Register.PROGRAM_HASH) == driver.identity.program_hash == 0
+    driver.load(outside)
+    units = outside.weights.reshape(-1).view("<u4").tolist()
+    assert [memory.get(number) for number in range(len(units))] == units
+    assert not any(target >> 28 == Region.EXTERNAL for target in machine.order)
+    assert driver.identity.program_hash == outside.hash
+    assert Driver(LinkBus(machine), outside.config, buffer).identity.program_hash == outside.hash
+    with pytest.raises(
+        RefusedError, match=r"a buffer of 4,096 bytes; expected 524,288 bytes for 65,536 words"
+    ):
+        ExternalBuffer(memory.stripes, 0, memory.buffer[:4096])
 
 
 def dropped(frame: bytes, at: int) -> bytes:

@@ -1,11 +1,12 @@
 """Vivado's Tcl commands, as far as projects of hwattn use them: each checks that what it names exists, and notes what it did.
 
-The tables of blocks hold the ports and parameters that AMD documents for them (PG201, PG082, PG164, PG247, PG065); what is not in them is
+The tables of blocks hold the ports and parameters that AMD documents for them (PG201, PG082, PG164, PG247, PG065; memory ports: UG1085, UG585); what is not in them is
 an error here, though Vivado may know it.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 import tkinter
 from collections.abc import Callable
@@ -24,6 +25,43 @@ class Block:
     parameters: set[str] = field(default_factory=set)
     needed: set[str] = field(default_factory=set)
 
+
+@dataclass(frozen=True)
+class MemoryPort:
+    """A memory port of a processor: there once its parameter `use` is set, and then to be connected and mapped; with the widths that exist."""
+
+    use: str
+    width: str
+    clock: str
+    interface: str
+    segment: str
+    widths: tuple[int, ...]
+
+
+MEMORY_PORTS = {
+    "zynq_ultra_ps_e": [
+        MemoryPort(
+            f"PSU__USE__S_AXI_GP{number + 2}",
+            f"PSU__SAXIGP{number + 2}__DATA_WIDTH",
+            f"saxihp{number}_fpd_aclk",
+            f"S_AXI_HP{number}_FPD",
+            f"SAXIGP{number + 2}/HP{number}_DDR_LOW",
+            (32, 64, 128),
+        )
+        for number in range(4)
+    ],
+    "processing_system7": [
+        MemoryPort(
+            f"PCW_USE_S_AXI_HP{number}",
+            f"PCW_S_AXI_HP{number}_DATA_WIDTH",
+            f"S_AXI_HP{number}_ACLK",
+            f"S_AXI_HP{number}",
+            f"S_AXI_HP{number}/HP{number}_DDR_LOWOCM",
+            (32, 64),
+        )
+        for number in range(4)
+    ],
+}
 
 BLOCKS = {
     "zynq_ultra_ps_e": Block(
@@ -74,6 +112,8 @@ def module_block(text: str) -> Block:
     header = text[text.index(f"module {NAME} (") : text.index(");\n")]
     ports = re.findall(r"(input|output) wire (?:\[\d+:0\] )?(\w+)", header)
     interfaces = set(re.findall(r"aximm:1\.0 (\w+) ", header))
+    clocked = re.search(r"ASSOCIATED_BUSIF ([\w:]+)", header)
+    assert set(clocked[1].split(":") if clocked else []) == interfaces, "every bus has its clock"
     pins = {name for _, name in ports if not any(name.startswith(f"{bus}_") for bus in interfaces)}
     inputs = {name for way, name in ports if way == "input" and name in pins}
     return Block(pins, interfaces, needed=inputs | interfaces)
@@ -97,6 +137,8 @@ class Vivado:
         self.tcl = tkinter.Tcl()
         self.files: set[str] = set()
         self.cells: dict[str, Block] = {}
+        self.memory_ports: dict[str, list[MemoryPort]] = {}
+        self.mapped: dict[str, str] = {}
         self.ports: dict[str, int] = {}
         self.connected: set[str] = set()
         self.properties: dict[str, str] = {}
@@ -170,7 +212,8 @@ class Vivado:
         else:
             vendor, library, kind = words[words.index("-vlnv") + 1].split(":")[:3]
             assert (vendor, library) == ("xilinx.com", "ip")
-            self.cells[name] = BLOCKS[kind]
+            self.cells[name] = copy.deepcopy(BLOCKS[kind])
+            self.memory_ports[name] = MEMORY_PORTS.get(kind, [])
         return name
 
     def tcl_create_bd_port(self, *words: str) -> str:
@@ -199,19 +242,47 @@ class Vivado:
         return path
 
     def tcl_get_bd_addr_segs(self, path: str) -> str:
-        cell, bus, segment = path.split("/")
-        assert bus in self.cells[cell].interfaces
-        assert segment == "reg0"
+        cell, segment = path.split("/", 1)
+        known = {port.segment for port in self._used(cell)} | {
+            f"{bus}/reg0" for bus in self.cells[cell].interfaces if bus.startswith("s_")
+        }
+        assert segment in known, f"{cell} has no segment {segment}"
         return path
+
+    def tcl_get_bd_addr_spaces(self, path: str) -> str:
+        cell, bus = path.split("/")
+        assert bus in self.cells[cell].interfaces
+        assert bus.startswith("m_"), f"{bus} is no master"
+        return path
+
+    def _used(self, cell: str) -> list[MemoryPort]:
+        """Memory ports that are switched on."""
+        return [
+            port for port in self.memory_ports.get(cell, []) if f"{cell}.CONFIG.{port.use}" in self.properties
+        ]
 
     def tcl_set_property(self, *words: str) -> None:
         target, pairs = words[-1], self._list(words[1]) if words[0] == "-dict" else list(words[:2])
         for name, value in zip(pairs[::2], pairs[1::2], strict=True):
             if target in self.cells:
+                self._switch_on(target, name.removeprefix("CONFIG."), value)
                 assert name.removeprefix("CONFIG.") in self.cells[target].parameters, (
                     f"{target} has no {name}"
                 )
             self.properties[f"{target}.{name}"] = value
+
+    def _switch_on(self, cell: str, name: str, value: str) -> None:
+        """Give a processor the pins, the interface and the parameters of a memory port."""
+        for port in self.memory_ports.get(cell, []):
+            block = self.cells[cell]
+            if name == port.use:
+                assert value == "1"
+                block.pins.add(port.clock)
+                block.interfaces.add(port.interface)
+                block.parameters |= {port.use, port.width}
+                block.needed |= {port.clock, port.interface}
+            if name == port.width:
+                assert int(value) in port.widths
 
     def tcl_get_property(self, name: str, target: str) -> str:
         if name == "SLACK":
@@ -241,6 +312,9 @@ class Vivado:
         self.connected |= {first, second}
 
     def tcl_assign_bd_address(self, *words: str) -> None:
+        if "-target_address_space" in words:
+            self.mapped[words[words.index("-target_address_space") + 1]] = words[-1]
+            return
         offset, size = (int(words[words.index(name) + 1], 0) for name in ("-offset", "-range"))
         assert offset % size == 0
         self.properties["address"] = str(offset)
@@ -250,6 +324,10 @@ class Vivado:
             for pin in block.needed:
                 assert f"{name}/{pin}" in self.connected, f"{name}/{pin} is not connected"
         assert set(self.ports) <= self.connected
+        masters = {f"hwattn/{bus}" for bus in self.cells["hwattn"].interfaces if bus.startswith("m_")}
+        assert set(self.mapped) == masters, "every master sees memory"
+        segments = [f"{cell}/{port.segment}" for cell in self.cells for port in self._used(cell)]
+        assert sorted(self.mapped.values()) == sorted(segments)
 
     def tcl_get_files(self, name: str) -> str:
         assert name == f"{self.properties['design']}.bd"

@@ -36,18 +36,24 @@ CONFIG = AcceleratorConfig(
 )
 
 
-def test_an_empty_machine_is_loaded_over_axi_and_runs_every_task(tmp_path: Path) -> None:
+EXTERNAL = CONFIG.replace(lanes=8, weight_words=128, acc_banks=4, row_slots=6, external_words=1 << 10)
+
+
+@pytest.mark.parametrize(("config", "ports"), [(CONFIG, 1), (EXTERNAL, 2)], ids=["on-chip", "external"])
+def test_an_empty_machine_is_loaded_over_axi_and_runs_every_task(
+    config: AcceleratorConfig, ports: int, tmp_path: Path
+) -> None:
     model = vit(image=(1, 4, 4), dim=8, heads=2, hidden=8, blocks="m", experts=2, expert_hidden=8, k=1)
-    program = compile_model(model, CONFIG)
+    program = compile_model(model, config)
     images = np.random.default_rng(1).normal(0, 0.8, (1, *model.image_shape)).astype(np.float32)
     save_program(program, tmp_path / "program.hwp")
     np.save(tmp_path / "images.npy", images, allow_pickle=False)
-    built = runner.build(to_verilog(AxiMachine(CONFIG), "hwattn"), "hwattn")
+    built = runner.build(to_verilog(AxiMachine(config, ports=ports), "hwattn"), "hwattn")
     runner.run(
         built,
         "tb_axi",
         tmp_path / "run",
-        environment={"HWATTN_AXI_FOLDER": str(tmp_path)},
+        environment={"HWATTN_AXI_FOLDER": str(tmp_path), "HWATTN_AXI_PORTS": str(ports)},
         python_path=[Path(__file__).parent],
     )
     with np.load(tmp_path / "found.npz") as found:

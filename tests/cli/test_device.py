@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "boards"))
 from fake_machine import FakeMachine
 from port import on_a_port
 
+from hwattn.boards.board import find_board
 from hwattn.cli import device
 from hwattn.cli.main import main
 from hwattn.cli.models import resolve_model
@@ -21,6 +22,7 @@ from hwattn.compiler import compile_model
 from hwattn.sim.cosim.job import Findings, Run
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import load_preset
+from hwattn.spec.errors import RefusedError
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Register
 
@@ -67,6 +69,22 @@ def test_a_machine_in_a_simulator(program: Program, tmp_path: Path, monkeypatch:
     expected = outputs(["--config", "digits"], tmp_path, "model.npz")
     found = outputs(["--device", "sim"], tmp_path, "device.npz")
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_buffer_is_where_the_device_tree_says_or_the_caller() -> None:
+    board, config = find_board("zcu102"), load_preset("m3vit-tiny")
+    assert board.processor_memory is not None
+    buffer = device.external_buffer(board, config, None)
+    assert buffer is not None
+    assert (buffer.address, buffer.memory) == (board.processor_memory.address, None)
+    assert buffer.page == 4 * board.processor_memory.address // 4096
+    moved = device.external_buffer(board, config, 0x5000_0000)
+    assert moved is not None
+    assert moved.page == 4 * 0x5000_0000 // 4096
+    with pytest.raises(RefusedError, match="a buffer at 0x50000010"):
+        device.external_buffer(board, config, 0x5000_0010)
+    assert device.external_buffer(board, load_preset("digits"), None) is None
+    assert device.external_buffer(find_board("ulx3s-85f"), load_preset("sdram"), None) is None
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ def test_the_memory_of_a_board(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["bytes_external"] > 0
     _, slower = asked(capsys, *words, "--memory", "latency=9,beats=1,cycles=20")
     assert slower["cycles"] > found["cycles"]
+    _, processors = asked(capsys, *words[:1], "--board", "zcu102", *words[3:])
+    memory = processors["memory"]
+    assert (memory["latency"], memory["beats"], memory["cycles"]) == (30, 1, 1)
 
 
 @pytest.mark.parametrize(
