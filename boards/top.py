@@ -52,17 +52,20 @@ class BoardTop(Elaboratable):
     def _connect_sdram(self, m: Module, port: Any) -> None:
         """Connect the pins of the chip."""
         pins = self.machine.sdram
+        # what a board ties to a level has no pin
         outputs = {
             "ras": pins.command[0],
             "cas": pins.command[1],
             "we": pins.command[2],
             "ba": pins.bank,
             "a": pins.address,
-            "dqm": pins.mask,
+            "dqm": getattr(pins, "mask", 0),
             "clk_en": 1,
             "cs": 1,
         }
         for name, value in outputs.items():
+            if not hasattr(port, name):
+                continue
             m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(port, name))
             m.d.comb += buffer.o.eq(value)
         m.submodules.sdram_dq = data = io.FFBuffer("io", port.dq)

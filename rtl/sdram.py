@@ -28,7 +28,8 @@ class SdramController(Component):
     Members
     -------
     axi : In(axi_port(config))
-        Incrementing bursts of whole words that cross no page. A burst beyond the chip is answered with SLVERR and writes nothing.
+        Incrementing bursts of whole words that cross no page. A burst beyond the chip is answered with SLVERR and writes nothing. Where the
+        chip has no pins to mask bytes, a column is written only whole: a part of one is not written, and answered with SLVERR.
     pins : Out(sdram_pins(timing.chip))
 
     Latency
@@ -72,14 +73,16 @@ class SdramController(Component):
             sequencer.writes.eq(writes),
             sequencer.nowhere.eq(Mux(writes, writer.nowhere, reader.nowhere)),
             sequencer.place.eq(Mux(writes, writer.place, reader.place)),
+            sequencer.skip.eq(writes & writer.skip),
             pins.command.eq(sequencer.command),
             pins.bank.eq(sequencer.bank),
             pins.address.eq(sequencer.address),
             pins.output.eq(writer.data),
-            pins.drive.eq(sequencer.issue & writes & ~writer.nowhere),
-            pins.mask.eq(Mux(pins.drive, writer.mask, Mux(sequencer.running, 0, ~0))),
+            pins.drive.eq(sequencer.issue & writes & ~writer.nowhere & ~writer.skip),
             reader.column.eq(pins.input),
         ]
+        if timing.chip.masked:
+            m.d.comb += pins.mask.eq(Mux(pins.drive, writer.mask, Mux(sequencer.running, 0, ~0)))
         m.d.sync += writing.eq(writes)
         for unit, mine in ((reader, ~writes), (writer, writes)):
             m.d.comb += [

@@ -162,6 +162,8 @@ class SdramWriter(Component):
         As of `SdramReader`.
     data, mask : Out
         The column `index` of the word, and a bit for each byte that is not to be written.
+    skip : Out(1)
+        That column is not written: no byte of it is to be, or a part of it where the chip's masks are not connected.
 
     Latency
     -------
@@ -174,13 +176,19 @@ class SdramWriter(Component):
         self.columns = timing.columns(config.lanes)
         chip = timing.chip
         super().__init__(
-            {**_members(config, timing), "data": Out(8 * chip.data_bytes), "mask": Out(chip.data_bytes)}
+            {
+                **_members(config, timing),
+                "data": Out(8 * chip.data_bytes),
+                "mask": Out(chip.data_bytes),
+                "skip": Out(1),
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axi, data_bytes = self.axi, self.timing.chip.data_bytes
         active, held, whole, final = Signal(), Signal(), Signal(), Signal()
+        refused, refuses = Signal(), Signal()
         word, strobe = Signal.like(axi.wdata), Signal.like(axi.wstrb)
         place = Signal(ADDRESS_BITS - exact_log2(data_bytes))
         m.d.comb += [
@@ -192,9 +200,18 @@ class SdramWriter(Component):
             self.ends.eq(self.last & final),
             self.data.eq(word.word_select(self.index, 8 * data_bytes)),
             self.mask.eq(~strobe.word_select(self.index, data_bytes)),
+            self.skip.eq(self.mask.all() if self.timing.chip.masked else self.mask.any()),
+            refuses.eq(self.issue & (self.nowhere | (self.skip & ~self.mask.all()))),
         ]
+        with m.If(refuses):
+            m.d.sync += refused.eq(1)
         with m.If(axi.awvalid & axi.awready):
-            m.d.sync += [active.eq(1), whole.eq(0), place.eq(axi.awaddr >> exact_log2(data_bytes))]
+            m.d.sync += [
+                active.eq(1),
+                whole.eq(0),
+                refused.eq(0),
+                place.eq(axi.awaddr >> exact_log2(data_bytes)),
+            ]
         with m.If(self.last):
             m.d.sync += [held.eq(0), place.eq(place + self.columns)]
         with m.If(axi.wvalid & axi.wready):
@@ -208,5 +225,9 @@ class SdramWriter(Component):
         with m.If(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
         with m.If(self.ends):
-            m.d.sync += [active.eq(0), axi.bvalid.eq(1), axi.bresp.eq(Mux(self.nowhere, SLAVE_ERROR, 0))]
+            m.d.sync += [
+                active.eq(0),
+                axi.bvalid.eq(1),
+                axi.bresp.eq(Mux(refused | refuses, SLAVE_ERROR, 0)),
+            ]
         return m

@@ -28,14 +28,15 @@ def sdram_pins(chip: Sdram) -> Signature:
     """Return a chip's pins but clock, clock enable and chip select, which do not change, from the point of view of the controller.
 
     All are active high. Each output has a flip-flop behind it, and each input one before it: `input` holds a column `cas_latency` + 1
-    cycles after its READ. The chip's clock is that of these flip-flops, inverted.
+    cycles after its READ. The chip's clock is that of these flip-flops, inverted. `mask` is there where the chip's is connected.
     """
+    mask = {"mask": Out(chip.data_bytes)} if chip.masked else {}
     return Signature(
         {
             "command": Out(3),
             "bank": Out(chip.bank_bits),
             "address": Out(chip.row_bits),
-            "mask": Out(chip.data_bytes),
+            **mask,
             "drive": Out(1),
             "output": Out(8 * chip.data_bytes),
             "input": In(8 * chip.data_bytes),

@@ -21,7 +21,7 @@ class SdramSequencer(Component):
     ----------
     timing : SdramTiming
     columns : int
-        Of a word; a power of two, at least 2.
+        Of a word; a power of two.
     period : int
         Cycles from one wish for a refresh to the next.
 
@@ -30,6 +30,8 @@ class SdramSequencer(Component):
     wanted, writes, nowhere : In(1), place : In
         A word waits; it is written; it lies beyond the chip, so that its columns pass without a command; number of its first column. From
         a word's first column to its last they must not change.
+    skip : In(1)
+        The column that is issued in this cycle passes without a command.
     issue, last : Out(1), index : Out
         A column is issued in this cycle; it is the word's last one; its number in the word.
     command, bank, address : Out
@@ -54,6 +56,7 @@ class SdramSequencer(Component):
                 "writes": In(1),
                 "nowhere": In(1),
                 "place": In(chip.address_bits),
+                "skip": In(1),
                 "issue": Out(1),
                 "last": Out(1),
                 "index": Out(range(columns)),
@@ -99,7 +102,7 @@ class SdramSequencer(Component):
         with m.If(self.issue):
             m.d.sync += self.index.eq(Mux(self.last, 0, self.index + 1))
             m.d.comb += self.address.eq(Cat(self.index, column[exact_log2(self.columns) :]))
-            with m.If(~self.nowhere):
+            with m.If(~self.nowhere & ~self.skip):
                 m.d.comb += self.command.eq(Mux(self.writes, Command.WRITE, Command.READ))
                 with m.If(self.writes & (to_close < timing.wr)):
                     m.d.sync += to_close.eq(timing.wr - 1)

@@ -27,10 +27,14 @@ class Sdram:
         Cycles from a read to its data, 2 or 3.
     rcd, rp, ras, rc, rfc, wr : float
         Nanoseconds: row to column, precharge, row open at least, row to row of a bank, refresh, last write to precharge.
-    refresh_ms : float
-        Time in which every row is refreshed once.
+    wr_cycles : int
+        Cycles from the last write to a precharge at least, whatever `wr` is.
+    refresh_us : float
+        From one refresh to the next, where all are spread evenly.
     power_up_us : float
         Pause before the first command.
+    masked : bool
+        The pins that mask bytes are connected. Else a column is written whole or not at all, and a write of a part of one is refused.
     read_ns : float
         From the chip's clock edge inside the FPGA until read data are at the input's flip-flop: out of the pin, through the chip, and in
         again. The chip's clock is the machine's, inverted, so this must be less than half a cycle.
@@ -51,8 +55,10 @@ class Sdram:
     rc: float = 70.0
     rfc: float = 70.0
     wr: float = 20.0
-    refresh_ms: float = 64.0
+    wr_cycles: int = 1
+    refresh_us: float = 7.8125
     power_up_us: float = 200.0
+    masked: bool = True
     read_ns: float = 15.0
 
     @property
@@ -93,9 +99,23 @@ class Sdram:
             ras=cycles(self.ras),
             rc=cycles(self.rc),
             rfc=cycles(self.rfc),
-            wr=cycles(self.wr),
-            refresh=int(self.refresh_ms * clock_mhz * 1000 / (1 << self.row_bits)),
+            wr=max(self.wr_cycles, cycles(self.wr)),
+            refresh=int(self.refresh_us * clock_mhz),
         )
+
+
+SDRAM_2M_X_32 = Sdram(
+    row_bits=11,
+    column_bits=8,
+    data_bytes=4,
+    rcd=21.0,
+    rp=21.0,
+    ras=49.0,
+    wr_cycles=2,
+    refresh_us=15.625,
+)
+"""A chip of 64 Mbit with 32 pins of data: 4 banks x 2048 rows x 256 columns, 4096 refreshes in 64 ms. Times are at least those of the slowest
+of Etron EM638325, ESMT M12L64322A and the die inside Gowin's GW2AR-18, for which LiteDRAM's `modules.py` and its users take the latter's."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +145,14 @@ class SdramTiming:
     mrd: int = 2
 
     def columns(self, lanes: int) -> int:
-        """Columns of a word of `lanes` bytes, at least 2.
+        """Columns of a word of `lanes` bytes.
 
         Raises
         ------
         ValueError
-            The chip is wider than half a word.
+            The chip is wider than a word.
         """
-        if lanes < 2 * self.chip.data_bytes:
+        if lanes < self.chip.data_bytes:
             raise ValueError(f"words of {lanes} bytes in columns of {self.chip.data_bytes}")
         return lanes // self.chip.data_bytes
 

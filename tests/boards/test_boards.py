@@ -84,8 +84,10 @@ def test_the_sdram_is_the_boards(board: Board) -> None:
     platform = board.platform()
     platform_pins = {pin.name: len(pin.ios[0].names) for pin in platform.resources["sdram", 0].ios}
     chip = board.sdram
-    expected = {"ba": chip.bank_bits, "a": chip.row_bits, "dq": 8 * chip.data_bytes, "dqm": chip.data_bytes}
+    expected = {"ba": chip.bank_bits, "a": chip.row_bits, "dq": 8 * chip.data_bytes}
+    expected |= {"dqm": chip.data_bytes} if chip.masked else {}
     assert {name: platform_pins[name] for name in expected} == expected
+    assert ("dqm" in platform_pins) == chip.masked
     config = load_preset("sdram")
     timing = board.external(config)
     assert timing is not None
