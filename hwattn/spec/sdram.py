@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
 
+from hwattn.spec.dram import DramTiming, whole_cycles
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.external import ExternalMemory
-
-CYCLES_MAX = 255
-"""Largest `ExternalMemory.cycles`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,11 @@ class Sdram:
     read_ns: float = 15.0
 
     @property
+    def burst_bits(self) -> int:
+        """Bits of an address below a column's number: none, because it moves at once."""
+        return 0
+
+    @property
     def address_bits(self) -> int:
         """Bits of a column's number in the whole memory."""
         return self.row_bits + self.bank_bits + self.column_bits
@@ -87,10 +88,7 @@ class Sdram:
                 "take a slower --clock",
             )
 
-        def cycles(nanoseconds: float) -> int:
-            # a time of whole cycles must not become one more by rounding
-            return max(1, math.ceil(nanoseconds * clock_mhz / 1000 - 1e-9))
-
+        cycles = partial(whole_cycles, clock_mhz)
         return SdramTiming(
             chip=self,
             power_up=cycles(self.power_up_us * 1000),
@@ -119,7 +117,7 @@ of Etron EM638325, ESMT M12L64322A and the die inside Gowin's GW2AR-18, for whic
 
 
 @dataclass(frozen=True)
-class SdramTiming:
+class SdramTiming(DramTiming):
     """A chip at one clock: its times in cycles, all at least 1.
 
     Parameters
@@ -144,41 +142,17 @@ class SdramTiming:
     refresh: int
     mrd: int = 2
 
-    def columns(self, lanes: int) -> int:
-        """Columns of a word of `lanes` bytes.
+    @property
+    def read_latency(self) -> int:
+        """Cycles from a column's READ to the column at the reader: the chip's, and a flip-flop at the pin."""
+        return self.chip.cas_latency + 1
 
-        Raises
-        ------
-        ValueError
-            The chip is wider than a word.
-        """
-        if lanes < self.chip.data_bytes:
-            raise ValueError(f"words of {lanes} bytes in columns of {self.chip.data_bytes}")
-        return lanes // self.chip.data_bytes
+    @property
+    def opening(self) -> int:
+        """Cycles from the opening of a row to that of another one."""
+        return self.rc
 
-    def refresh_period(self, lanes: int) -> int:
-        """Cycles after which the controller wants the next refresh.
-
-        Less than `refresh` by the longest time that it may have to wait for it: until a word has passed, or the row for one is open, and
-        then until all rows may be closed and are.
-        """
-        opening = 3 + self.ras + self.wr + self.rp + self.rc + self.rcd
-        return self.refresh - self.columns(lanes) - opening - (3 + self.ras + self.wr + self.rp)
-
-    def external_memory(self, lanes: int) -> ExternalMemory:
-        """How fast the memory behind `rtl.sdram` is, for words of `lanes` bytes read in long bursts.
-
-        From a burst's address to its first word, of an idle memory whose bank has another row open, three cycles of the controller pass
-        (queue, burst, row), the chip's precharge, activation and latency, and the word's columns. Bandwidth: in each period of refresh the
-        time of the refresh, of closing all rows and of opening one is lost, and in each row the time of opening the next.
-        """
-        chip, columns = self.chip, self.columns(lanes)
-        # a refresh closes all banks, and a stream comes to each of them in turn
-        opening = 1 + self.rcd
-        period = self.refresh_period(lanes)
-        refreshing = 1 + self.rp + self.rfc + opening
-        rows = Fraction(period, opening + (1 << chip.column_bits))
-        share = (period - refreshing - rows * opening) / (period * columns)
-        ratio = share.limit_denominator(CYCLES_MAX)
-        latency = 3 + self.rp + self.rcd + chip.cas_latency + columns
-        return ExternalMemory(latency=latency, beats=ratio.numerator, cycles=ratio.denominator)
+    @property
+    def write_to_close(self) -> int:
+        """Cycles from a WRITE to the closing of its row."""
+        return self.wr

@@ -84,6 +84,22 @@ async def what_is_written_is_read(dut: HierarchyObject) -> None:
 
 
 @cocotb.test()
+async def a_page(dut: HierarchyObject) -> None:
+    """Written and read once."""
+    master, kept = await begin(dut, 0), random.Random(3).randbytes(PAGE_BYTES)
+    await with_timeout(master.write(0, kept, awid=0), LIMIT_NS, "ns")
+    assert (await with_timeout(master.read(0, PAGE_BYTES, arid=0), LIMIT_NS, "ns")).data == kept
+
+
+@cocotb.test()
+async def nothing_is_there(dut: HierarchyObject) -> None:
+    """Everything is answered with an error."""
+    master = await begin(dut, 0)
+    assert (await with_timeout(master.write(0, bytes(256), awid=0), LIMIT_NS, "ns")).resp == AxiResp.SLVERR
+    assert (await with_timeout(master.read(0, 256, arid=0), LIMIT_NS, "ns")).resp == AxiResp.SLVERR
+
+
+@cocotb.test()
 async def beyond_the_chip(dut: HierarchyObject) -> None:
     """Answered with an error, at the same length, and what lies in the chip is as before."""
     asked = settings()
