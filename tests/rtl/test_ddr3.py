@@ -89,17 +89,11 @@ def test_a_chip_whose_data_do_not_come_is_an_error(tmp_path: Path) -> None:
     simulate(tmp_path, 4, "nothing_is_there", delay=64 * WINDOW)
 
 
-@pytest.mark.parametrize(
-    ("rule", "changes"),
-    [("tWTR", {"wtr": 6}), ("the clock was enabled too early", {"clock": 60})],
-    ids=["wtr", "clock"],
-)
-def test_the_chip_stops_at_a_broken_rule(rule: str, changes: dict[str, int], tmp_path: Path) -> None:
+def test_the_chip_stops_at_a_broken_rule(tmp_path: Path) -> None:
     """A controller for a chip that is quicker than the one that is there."""
-    with pytest.raises(FailedError, match=f"ddr3, cycle .* {rule}"):
-        simulate(
-            tmp_path, 4, "what_is_written_is_read", checked=dataclasses.replace(SMALL_AT_25_MHZ, **changes)
-        )
+    slower = dataclasses.replace(SMALL_AT_25_MHZ, wtr=6)
+    with pytest.raises(FailedError, match="ddr3, cycle .* tWTR"):
+        simulate(tmp_path, 4, "what_is_written_is_read", checked=slower)
 
 
 def test_times_become_cycles_and_the_chip_is_started_in_order() -> None:
