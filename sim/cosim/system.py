@@ -19,6 +19,7 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.ddr3 import Ddr3Timing
 from hwattn.spec.dram import DramTiming
 from hwattn.spec.program import Program
+from hwattn.spec.sdram import SdramTiming
 
 MEMORY_SETTINGS = {"latency": 16, "beats": 8, "cycles": 8, "stall": 8, "fault": 2, "fault_at": 32, "peek": 32}
 """Inputs of ``axi_memory.v`` that the testbench drives, as ``memory_NAME``, and their bits."""
@@ -97,9 +98,7 @@ class MemorySystem(wiring.Component):
             else:
                 m.d.comb += mine.eq(its) if member.flow == Out else its.eq(mine)
         if self._timing:
-            timing = self._timing
-            chip = Ddr3Chip(timing) if isinstance(timing, Ddr3Timing) else SdramChip(timing)
-            m.submodules.chip = chip
+            m.submodules.chip = chip = _chip(self._timing)
             connect(m, inner.sdram, chip.pins)
             return m
         axi = inner.axi
@@ -116,6 +115,14 @@ class MemorySystem(wiring.Component):
             **{f"o_{name}": getattr(axi, name) for name in _SLAVE_OUTPUTS},
         )
         return m
+
+
+def _chip(timing: DramTiming) -> SdramChip | Ddr3Chip:
+    """Return the chip of a kind."""
+    if isinstance(timing, Ddr3Timing):
+        return Ddr3Chip(timing)
+    assert isinstance(timing, SdramTiming), timing
+    return SdramChip(timing)
 
 
 def system_verilog(
