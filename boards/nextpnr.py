@@ -244,14 +244,19 @@ def least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
 
 
 def read_report(report: dict[str, Any], seed: int, effort: str) -> Attempt:
-    """Take clocks and critical path from nextpnr's report."""
+    """Take clocks and critical path from nextpnr's report.
+
+    Of several clocks each counts as what it allows the slowest one, the machine's, of which the others are multiples.
+    """
     clocks = {name: float(entry["achieved"]) for name, entry in report["fmax"].items()}
+    wanted = {name: float(entry["constraint"]) for name, entry in report["fmax"].items()}
+    allowed = (clocks[name] * min(wanted.values()) / wanted[name] for name in clocks)
     paths = [path for path in report.get("critical_paths", []) if path["from"] == path["to"] and path["path"]]
     ends: list[str] = []
     if paths:
         slowest = max(paths, key=lambda path: sum(step["delay"] for step in path["path"]))
         ends = [slowest["path"][0]["from"]["cell"], slowest["path"][-1]["to"]["cell"]]
-    return Attempt(seed, effort, min(clocks.values()), clocks, ends)
+    return Attempt(seed, effort, min(allowed), clocks, ends)
 
 
 def _check_fit(board: Board, counts: dict[str, int], prefix: str) -> None:

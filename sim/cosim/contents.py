@@ -52,9 +52,10 @@ def loadable(verilog: str) -> str:
 
 def write_sdram(program: Program, folder: Path, data_bytes: int) -> list[str]:
     """Write the file of an SDRAM chip that holds a program's weights, a column in each line; return the plusarg that names it."""
-    columns = program.weights.reshape(-1).view(f"<u{data_bytes}")
+    image = program.weights.tobytes()
+    columns = (image[place : place + data_bytes] for place in range(0, len(image), data_bytes))
     path = folder / "sdram.hex"
-    path.write_text("".join(f"{column:0{2 * data_bytes}x}\n" for column in columns.tolist()))
+    path.write_text("".join(f"{column[::-1].hex():>0{2 * data_bytes}}\n" for column in columns))
     return [f"+sdram={path}"]
 
 
