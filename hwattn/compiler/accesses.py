@@ -1,7 +1,7 @@
 """What every instruction reads and writes, as numbered locations: the ground on which tokens stand.
 
 Locations are the words of the activation memory, then resident slots, accumulator banks, softmax states and the experts' queues; with
-external memory the words of the weight buffer, and of external memory those that the program writes. What is only read has none. An
+external memory the words of the weight buffer, and of external memory those that change from image to image. What is only read has none. An
 accumulator bank counts as written by every use: only one unit may be at a bank.
 """
 
@@ -54,7 +54,7 @@ class AccessMap:
     ----------
     config : AcceleratorConfig
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
     """
 
     def __init__(self, config: AcceleratorConfig, scratch: tuple[int, int] = (0, 0)) -> None:

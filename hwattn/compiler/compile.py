@@ -8,8 +8,8 @@ from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.memory import require
 from hwattn.compiler.plan import Plan
 from hwattn.compiler.prefetch import Labelled, schedule_fetches
-from hwattn.compiler.spilled import SpilledLowering
-from hwattn.compiler.task import IMAGE, TaskLowering, output_ports
+from hwattn.compiler.spilled import IMAGE_PART, SpilledLowering
+from hwattn.compiler.task import TaskLowering, image_source, image_words, output_ports
 from hwattn.compiler.tokens import synchronize
 from hwattn.compiler.verify import verify_program
 from hwattn.spec.config import AcceleratorConfig
@@ -42,13 +42,16 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
     instructions: list[Instruction] = []
     labels: list[str] = []
     entries, outputs, macs, largest_scratch = [], [], [], 0
-    for task in range(model.tasks):
+    plans = [Plan(model, task, config.lanes) for task in range(model.tasks)]
+    outside = image_outside(config, plans)
+    image_scratch = image_words(plans[0]) if outside else 0
+    for plan in plans:
         entries.append(len(instructions))
         start = len(emitter.instructions)
-        lowering = lower_task(emitter, Plan(model, task, config.lanes))
+        lowering = lower_task(emitter, plan, outside)
         outputs.extend(output_ports(lowering.context))
         macs.append(lowering.context.macs)
-        scratch_words = lowering.scratch_words
+        scratch_words = lowering.scratch_words + image_scratch
         scratch = config.external_words - scratch_words, scratch_words
         largest_scratch = max(largest_scratch, scratch_words)
         emitted = map(
@@ -59,7 +62,7 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
         instructions.extend(synchronize([one.instruction for one in scheduled], config, scratch))
     external = emitter.weights.size + largest_scratch
     if largest_scratch:
-        require(config, "external_words", external, f"weights and activations are {external} words")
+        require(config, "external_words", external, f"weights, activations and image are {external} words")
     require(config, "program_words", len(instructions), f"the program has {len(instructions)} instructions")
     _check_widths(instructions, labels)
     program = Program(
@@ -72,7 +75,13 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
         params=np.asarray(emitter.params.contents(config), np.int64),
         norm_params=np.asarray(emitter.norm_params.contents(config), np.int64),
         activation=_activation(model),
-        image=ImagePort(model.image, 0, model.image_shape, float(model.scales[model.image].flat[0])),
+        image=ImagePort(
+            model.image,
+            image_source(config, plans[0]) * config.lanes if outside else 0,
+            model.image_shape,
+            float(model.scales[model.image].flat[0]),
+            outside,
+        ),
         outputs=tuple(outputs),
         scratch_words=largest_scratch,
         macs=tuple(macs),
@@ -81,15 +90,26 @@ def compile_model(model: QuantizedModel, config: AcceleratorConfig) -> Program:
     return program
 
 
-def lower_task(emitter: Emitter, plan: Plan) -> TaskLowering | SpilledLowering:
+def image_outside(config: AcceleratorConfig, plans: list[Plan]) -> bool:
+    """Whether the image goes into external memory: where a task fits on chip only without it, or on chip it would take the room of blocks."""
+    if not config.external_words:
+        return False
+    crowded = [plan for plan in plans if not TaskLowering(Emitter(config), plan).fits]
+    if crowded and image_words(crowded[0]) > config.act_total_words // IMAGE_PART:
+        return True
+    return any(TaskLowering(Emitter(config), plan, outside=True).fits for plan in crowded)
+
+
+def lower_task(emitter: Emitter, plan: Plan, outside: bool = False) -> TaskLowering | SpilledLowering:
     """Emit one task, with its activations on chip if they fit, else through external memory if there is one."""
-    on_chip = TaskLowering(emitter, plan)
-    if on_chip.fits or not emitter.config.external_words:
-        on_chip.lower()
-        return on_chip
-    spilled = SpilledLowering(emitter, plan, on_chip.buffers[IMAGE].words)
-    spilled.lower()
-    return spilled
+    on_chip = TaskLowering(emitter, plan, outside)
+    lowering = (
+        on_chip
+        if on_chip.fits or not emitter.config.external_words
+        else SpilledLowering(emitter, plan, outside)
+    )
+    lowering.lower()
+    return lowering
 
 
 def _activation(model: QuantizedModel) -> str:

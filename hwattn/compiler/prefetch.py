@@ -57,7 +57,7 @@ def schedule_fetches(
         Each Fetch of a chunk before the instructions that stream it.
     config : AcceleratorConfig
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
 
     Returns
     -------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hwattn.compiler.emitter import Emitter, Place
 from hwattn.compiler.layout import ceil_div, int16_words
 from hwattn.compiler.lowering.attention import lower_attention
-from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.context import Band, Context, ImagePlace
 from hwattn.compiler.lowering.embedding import lower_patch_embed
 from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.mixture import hidden_words, lower_mixture
 from hwattn.compiler.lowering.norm import lower_layer_norm
 from hwattn.compiler.memory import Buffer, place_buffers, try_place_buffers
 from hwattn.compiler.plan import Form, Plan, Step
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
 from hwattn.spec.isa import Copy, Halt, Memory
@@ -37,6 +40,8 @@ class TaskLowering:
     ----------
     emitter : Emitter
     plan : Plan
+    outside : bool
+        The image lies in external memory, in the last words, and passes in bands as high as fit.
 
     Attributes
     ----------
@@ -44,14 +49,19 @@ class TaskLowering:
         Whether the activation memory holds all that lives at the same time.
     """
 
-    def __init__(self, emitter: Emitter, plan: Plan) -> None:
+    def __init__(self, emitter: Emitter, plan: Plan, outside: bool = False) -> None:
         self.emitter, self.plan = emitter, plan
         self.lanes = emitter.config.lanes
         self.last_use = self._last_uses()
         self.stream = self._residual_buffers()
-        self.buffers = {buffer.name: buffer for buffer in self._buffers()}
-        self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
-        self.context = Context(emitter, plan, self._places(), self._scratch(), self.buffers[IMAGE].base)
+        for band in image_bands(plan) if outside else [None]:
+            self.buffers = {buffer.name: buffer for buffer in self._buffers(band)}
+            self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
+            if self.fits:
+                break
+        source = image_source(emitter.config, plan) if outside else 0
+        image = ImagePlace(self.buffers[IMAGE].base, source, band)
+        self.context = Context(emitter, plan, self._places(), self._scratch(), image)
 
     def lower(self) -> int:
         """Emit the task; return its multiply-accumulates.
@@ -178,10 +188,8 @@ class TaskLowering:
                 found += [(index, node.name, form) for form in sorted(forms, key=lambda one: one.name)]
         return found
 
-    def _buffers(self) -> list[Buffer]:
-        steps = len(self.plan.steps)
-        image = ceil_div(int(np.prod(self.plan.model.image_shape)), self.lanes)
-        buffers = [Buffer(IMAGE, image, -1, steps)]
+    def _buffers(self, band: Band | None) -> list[Buffer]:
+        buffers = [self._image_buffer(band)]
         for index, step in enumerate(self.plan.steps):
             for made in [step.target.name] if step.target else [node.name for node in step.nodes]:
                 if made not in self.stream:
@@ -206,6 +214,17 @@ class TaskLowering:
                 )
             )
         return buffers
+
+    def _image_buffer(self, band: Band | None) -> Buffer:
+        """The whole image, which is there from the start and stays, or a band of it, as long as patches are embedded."""
+        if band is None:
+            return Buffer(IMAGE, image_words(self.plan), -1, len(self.plan.steps))
+        embeddings = [
+            index
+            for index, step in enumerate(self.plan.steps)
+            if isinstance(step.nodes[0], QuantizedPatchEmbed)
+        ]
+        return Buffer(IMAGE, band.words, embeddings[0], embeddings[-1])
 
     def _rivals(self, name: str) -> frozenset[str]:
         """Keys and values that stream while this query is loaded."""
@@ -233,6 +252,24 @@ class TaskLowering:
             for name, buffer in self.buffers.items()
             if name.startswith("hidden:")
         }
+
+
+def image_words(plan: Plan) -> int:
+    """Words of the image."""
+    return ceil_div(int(np.prod(plan.model.image_shape)), plan.lanes)
+
+
+def image_source(config: AcceleratorConfig, plan: Plan) -> int:
+    """First word of an image that lies in external memory: at its end."""
+    return config.external_words - image_words(plan)
+
+
+def image_bands(plan: Plan) -> list[Band]:
+    """Bands of whole rows of patches that an image can pass in, the highest first."""
+    heights = {node.weight.shape[2] for node in plan.model.nodes if isinstance(node, QuantizedPatchEmbed)}
+    unit, height = math.lcm(*heights), plan.model.image_shape[1]
+    counts = {ceil_div(ceil_div(height, unit), bands) for bands in range(1, ceil_div(height, unit) + 1)}
+    return [Band(plan.model.image_shape, count * unit, plan.lanes) for count in sorted(counts, reverse=True)]
 
 
 def _forms_of(node: object) -> set[Form]:

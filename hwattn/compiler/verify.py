@@ -34,10 +34,15 @@ def verify_program(program: Program) -> None:
         instructions = program.instructions[start:stop]
         if not instructions or not isinstance(instructions[-1], Halt):
             raise _defect(f"task {task} does not end with Halt")
-        image_words = -(-int(np.prod(program.image.shape)) // program.config.lanes)
-        first_word = program.image.base // program.config.lanes
-        image = np.arange(first_word, first_word + image_words)
-        TaskCheck(instructions, program.config, image, program.scratch).run()
+        TaskCheck(instructions, program.config, _image(program), program.scratch).run()
+
+
+def _image(program: Program) -> NDArray[np.int64]:
+    """Locations of the image, as numbered by `AccessMap`."""
+    first = program.image.base // program.config.lanes
+    if program.image.external:
+        first += AccessMap(program.config, program.scratch).scratch - program.scratch[0]
+    return np.arange(first, first + program.image.words(program.config.lanes))
 
 
 class TaskCheck:
@@ -48,9 +53,9 @@ class TaskCheck:
     instructions : sequence of Instruction
     config : AcceleratorConfig
     image : ndarray of int64
-        Words that the host has written.
+        Locations that the host has written.
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from hwattn.spec.program import ImagePort, OutputPort, Program
 FORMAT = "hwattn-program"
 """The one key of the safetensors metadata; its value is JSON with the version and everything but arrays."""
 
-VERSION = 1
+VERSION = 2
 """Version of the layout; a reader accepts its own version only."""
 
 _INSTRUCTION_BYTES = INSTRUCTION_BITS // 8

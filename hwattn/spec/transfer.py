@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwattn.spec.encoding import encode
 from hwattn.spec.isa import INSTRUCTION_BITS
 from hwattn.spec.program import ImagePort, OutputPort, Program
-from hwattn.spec.registers import UNITS, Region, Register
+from hwattn.spec.registers import UNITS, WINDOW_UNITS, Region, Register
 from hwattn.spec.tables import activation_table
 
 Units = NDArray[np.uint32]
@@ -67,11 +67,22 @@ def program_blocks(program: Program) -> Iterator[Block]:
 
 
 def image_block(port: ImagePort, image: NDArray[np.float32]) -> Block:
-    """Return the units that put one image (channels, height, width) into the activation memory, padded with zeros to a whole unit."""
+    """Return the units that put one image (channels, height, width) where its port says, padded with zeros to a whole unit."""
     pixels = port.quantize(image).reshape(-1)
     padded = np.zeros(-(-len(pixels) // 4) * 4, np.int8)
     padded[: len(pixels)] = pixels
-    return Block(Region.ACT, port.base // 4, padded.view("<u4").astype(np.uint32))
+    region = Region.EXTERNAL if port.external else Region.ACT
+    return Block(region, port.base // 4, padded.view("<u4").astype(np.uint32))
+
+
+def window_blocks(block: Block) -> Iterator[tuple[int, Block]]:
+    """Cut a block of region EXTERNAL into what each window shows: yield the value of EXTERNAL_WINDOW, and the units to write then."""
+    start, units = block.first, block.units
+    while len(units):
+        window, first = divmod(start, WINDOW_UNITS)
+        here = units[: WINDOW_UNITS - first]
+        yield window, Block(block.region, first, here)
+        start, units = start + len(here), units[len(here) :]
 
 
 def output_words(port: OutputPort, lanes: int) -> tuple[int, int]:

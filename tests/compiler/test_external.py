@@ -88,6 +88,29 @@ def test_activations_in_external_memory_give_the_same_results(
     assert_same(compile_model(model, ON_CHIP.replace(rows=rows)), spilled)
 
 
+@pytest.mark.parametrize(
+    ("image", "kernel", "act_words", "stores"),
+    [
+        ((3, 12, 10), (3, 2), 64, False),
+        ((3, 20, 28), (4, 7), 64, False),
+        ((3, 20, 28), (4, 7), 128, False),
+        ((2, 16, 16), (2, 2), 64, True),
+    ],
+)
+def test_an_image_that_does_not_fit_passes_in_bands(
+    image: tuple[int, int, int], kernel: tuple[int, int], act_words: int, stores: bool
+) -> None:
+    """Rows that fill no whole words, one band and several, and activations that do not fit either."""
+    model = vit(image=image, kernel=kernel, dim=8, heads=1, hidden=8, blocks="d", tasks=1 + (not stores))
+    program = compile_model(model, EXTERNAL.replace(act_banks=2, act_words=act_words))
+    assert program.image.external
+    assert program.image.base == (program.scratch[0] + program.scratch_words) * 8 - (
+        program.image.words(8) * 8
+    )
+    assert any(isinstance(one, Store) for one in program.instructions) == stores
+    assert_same(compile_model(model, ON_CHIP), program)
+
+
 def test_memory_on_chip_does_not_grow_with_the_sequence() -> None:
     config = EXTERNAL.replace(act_banks=2, act_words=512, external_words=1 << 18, program_words=1 << 16)
     scratch = []
