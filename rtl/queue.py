@@ -12,9 +12,16 @@ from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import lookup_port
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import fields
-from hwattn.spec.isa import EXTERNAL_QUEUES, INSTRUCTIONS, OPCODE_BITS, QUEUES, Instruction, Predicated, Queue
-
-PC_BITS = 16
+from hwattn.spec.isa import (
+    EXTERNAL_QUEUES,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    PC_BITS,
+    QUEUES,
+    Instruction,
+    Predicated,
+    Queue,
+)
 
 OVERLAPPING = (Queue.MATRIX, Queue.FETCH)
 """Queues whose unit takes a command before it has ended the one before."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import ceil_div
 from hwattn.compiler.lowering.attention import lower_attention
 from hwattn.compiler.lowering.context import Context, ImagePlace
@@ -17,6 +17,7 @@ from hwattn.compiler.lowering.embedding import lower_patch_embed
 from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.norm import lower_layer_norm
 from hwattn.compiler.memory import Buffer, pack_buffers, require
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form, Plan, Span, Step
 from hwattn.compiler.task import image_bands, image_source, image_words
 from hwattn.spec.errors import RefusedError

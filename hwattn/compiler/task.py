@@ -1,12 +1,17 @@
-"""One task whose activations fit on chip: gives tensors their places in the activation memory, then lowers step by step."""
+"""One task whose activations fit on chip: gives tensors their places in the activation memory, then lowers step by step.
+
+Where external memory holds the weights, the widest tensors, between the two layers of an MLP, may be made and used up in blocks of tokens.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import ceil_div, int16_words
 from hwattn.compiler.lowering.attention import lower_attention
 from hwattn.compiler.lowering.context import Band, Context, ImagePlace
@@ -15,6 +20,7 @@ from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.mixture import hidden_words, lower_mixture
 from hwattn.compiler.lowering.norm import lower_layer_norm
 from hwattn.compiler.memory import Buffer, place_buffers, try_place_buffers
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form, Plan, Step
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
@@ -32,6 +38,9 @@ from hwattn.spec.quantized import (
 IMAGE = "image"
 RESIDUAL = "residual"
 
+BLOCKS = (1, 2, 3, 4, 6, 8)
+"""Numbers of blocks to try: with more, weights are fetched more often."""
+
 
 class TaskLowering:
     """Lowers one task: gives tensors their places, then emits step by step.
@@ -47,6 +56,8 @@ class TaskLowering:
     ----------
     fits : bool
         Whether the activation memory holds all that lives at the same time.
+    blocks : int
+        Blocks of tokens in which the tensors of `passing` are made and used up.
     """
 
     def __init__(self, emitter: Emitter, plan: Plan, outside: bool = False) -> None:
@@ -54,7 +65,10 @@ class TaskLowering:
         self.lanes = emitter.config.lanes
         self.last_use = self._last_uses()
         self.stream = self._residual_buffers()
-        for band in image_bands(plan) if outside else [None]:
+        self.passing = self._passing() if emitter.config.external_words else {}
+        bands: list[Band | None] = [*image_bands(plan)] if outside else [None]
+        for blocks, band in itertools.product(BLOCKS if self.passing else BLOCKS[:1], bands):
+            self.blocks = blocks
             self.buffers = {buffer.name: buffer for buffer in self._buffers(band)}
             self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
             if self.fits:
@@ -73,9 +87,12 @@ class TaskLowering:
         """
         if not self.fits:
             place_buffers(list(self.buffers.values()), self.emitter.config)
-        for step in self.plan.steps:
-            self.emitter.label = step.target.name if step.target else step.nodes[0].name
-            self._lower_step(step)
+        steps = iter(self.plan.steps)
+        for step in steps:
+            if self.blocks > 1 and step.nodes[0].name in self.passing:
+                self._lower_blocks(step, next(steps))
+            else:
+                self._lower_step(step)
         self.emitter.label = "end"
         self.emitter.emit(Halt())
         return self.context.macs
@@ -85,7 +102,51 @@ class TaskLowering:
         """External words that the task writes."""
         return 0
 
+    def _passing(self) -> dict[str, Form]:
+        """Find the tensors that one layer makes and the next one alone reads, to add its result in place; and their form."""
+        found = {}
+        for step, following in itertools.pairwise(self.plan.steps):
+            name = step.nodes[0].name
+            forms = self.plan.forms.get(name, set())
+            if (
+                len(step.nodes) == len(following.nodes) == len(forms) == 1
+                and step.target is None
+                and following.target is not None
+                and all(isinstance(one.nodes[0], QuantizedLinear) for one in (step, following))
+                and self.plan.source(following.nodes[0].inputs[0]) == name
+                and self.last_use[name] == self.plan.steps.index(following)
+                and self.plan.needed[name] == self.plan.needed[following.nodes[0].name]
+                and name not in self.plan.residual
+                and self._in_place(following.target)
+            ):
+                found[name] = next(iter(forms))
+        return found
+
+    def _in_place(self, add: Add) -> bool:
+        """Whether the result of an Add takes the buffer of its operand."""
+        return self.stream[add.name][0] == self.stream[self.plan.root(self._operand(add))[0]][0]
+
+    def _lower_blocks(self, step: Step, following: Step) -> None:
+        """Lower two layers block by block of their tokens."""
+        name = step.nodes[0].name
+        key = name, self.passing[name]
+        start, stop = self.plan.needed[name]
+        size = self._passing_rows(name)
+        for first in range(start, stop, size):
+            self.context.block = first, min(first + size, stop)
+            self.context.places[key] = replace(self.context.places[key], origin=first)
+            self._lower_step(step)
+            self._lower_step(following)
+        self.context.block = None
+
+    def _passing_rows(self, name: str) -> int:
+        """Tokens of a block: whole tiles."""
+        start, stop = self.plan.needed[name]
+        rows = self.emitter.config.rows
+        return ceil_div(ceil_div(stop - start, self.blocks), rows) * rows
+
     def _lower_step(self, step: Step) -> None:
+        self.emitter.label = step.target.name if step.target else step.nodes[0].name
         if step.target:
             self._copy_residual(step.target)
             self.emitter.label = step.nodes[0].name
@@ -143,8 +204,7 @@ class TaskLowering:
     def _copy_residual(self, add: Add) -> None:
         """Copy the operand of an Add that cannot happen in place."""
         operand = self._operand(add)
-        stored, _ = self.plan.root(operand)
-        if self.stream[add.name][0] == self.stream[stored][0]:
+        if self._in_place(add):
             return
         start, stop = self.plan.needed[add.name]
         source = self.context.place(operand, Form.INT16)
@@ -166,7 +226,10 @@ class TaskLowering:
             stride = ceil_div(stop - start, self.lanes)
             return stride, stride * self.plan.features[name]
         stride = self.plan.stride(name, form)
-        return stride, stride * (stop - start)
+        rows = stop - start
+        if name in self.passing and self.blocks > 1:
+            rows = min(rows, self._passing_rows(name))
+        return stride, stride * rows
 
     def _stored(self) -> list[tuple[int, str, Form]]:
         """Step, name and form of every tensor that has a buffer of its own."""

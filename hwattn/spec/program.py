@@ -79,7 +79,8 @@ class Program:
     entries : tuple of int
         Index of the first instruction of each task.
     weights : ndarray of int8, shape (words, lanes)
-        Contents of the weight memory, or with `config.external_words` of external memory from its first word on.
+        Contents of the weight memory, or with `config.external_words` of external memory from its first word on: weights, entries of memories
+        that the program fills by itself, and before them, with `config.program_streamed`, the instructions.
     params : ndarray of int64, shape (entries, 3)
         bias (32 signed bits), multiplier (16), shift (6) of each output channel.
     norm_params : ndarray of int64, shape (entries,)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import ceil_div
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form, Plan, Span
 
 

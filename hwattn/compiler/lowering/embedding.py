@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.compiler.emitter import Piece, Sink, Weights
 from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
+from hwattn.compiler.operands import Piece, Sink, Weights
 from hwattn.compiler.plan import Form, Span
 from hwattn.compiler.scales import channel_params, check_accumulators
 from hwattn.spec.errors import RefusedError
@@ -62,13 +62,13 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
     bias = np.zeros(dim, np.int32)
     check_accumulators(node.weight.reshape(dim, -1).astype(np.int64), bias.astype(np.int64), 128, node.name)
     weights = Weights(emitter.weights.add(packed), dim, packed.shape[1])
-    params = emitter.params.add(channel_params(bias, factors, False, node.name))
+    entries = emitter.add_entries(Memory.PARAM, [channel_params(bias, factors, False, node.name)])
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
     layout = plan.layout(node.name)
 
     def sinks(tile: Tile) -> list[Sink]:
         base = place.address(node.first + tile.token)
-        return [Sink(format, base, place.stride, layout, params)]
+        return [Sink(format, base, place.stride, layout)]
 
     first, last = max(0, start - node.first), min(patches, stop - node.first)
     # the loader moves a granule per cycle
@@ -78,7 +78,7 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
             Tile(patch, rows, [_load(view, part, patch, rows, granule) for part in parts])
             for patch, rows in emitter.tiles(span)
         ]
-        lower_products(emitter, tiles, [Product(weights, sinks, node.name, load_cycles)])
+        lower_products(emitter, tiles, [Product(weights, entries, sinks, node.name, load_cycles)])
     context.macs += max(0, last - first) * node.weight.size
 
 

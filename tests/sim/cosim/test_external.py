@@ -134,15 +134,6 @@ def test_activations_in_external_memory(p_bits: int) -> None:
     assert result.findings.runs[0].counters[Register.WRITE_BEATS] > 0
 
 
-def test_an_image_in_external_memory() -> None:
-    model = vit(image=(3, 12, 10), kernel=(3, 2), dim=8, heads=2, hidden=24, blocks="d", tasks=1)
-    program = compile_model(model, CONFIG)
-    assert program.image.external
-    images = np.random.default_rng(3).normal(0, 0.8, (2, 3, 12, 10)).astype(np.float32)
-    result = simulate(program, images, [0], stepped=1, memory=ExternalMemory(latency=9, stall=40))
-    assert result.bit_exact
-
-
 def test_a_memory_model_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def bare(config: AcceleratorConfig, *_: object) -> str:
         return to_verilog(SerialMachine(config, session.DIVISOR), session.TOP)
