@@ -32,8 +32,9 @@ class Dispatcher(wiring.Component):
     -------
     program_write : In(entry_write)
         The host's writes into the program memory, whole instructions; where `program_streamed` there is none, and they are dropped.
-    instruction : In(stream.Signature(256))
-        The instructions from `entry` on, with `program_streamed` only.
+    instruction : In(stream.Signature(256)), reading : Out(1), owing : In(1)
+        With `program_streamed` only: the instructions from `entry` on, wanted as long as `reading` is high; whether words of some that are not
+        wanted any more are still to come, before which a run does not end.
     start, step : In(1), entry : In(16), single_step : In(1)
         Begin at `entry`; with `single_step`, held until done, run one instruction for each `step`.
     running, paused, done, error : Out(1), cause : Out(4), pc : Out(16)
@@ -81,7 +82,11 @@ class Dispatcher(wiring.Component):
             "waiting": Out(QUEUES),
         }
         if config.program_streamed:
-            members["instruction"] = In(stream.Signature(INSTRUCTION_BITS))
+            members |= {
+                "instruction": In(stream.Signature(INSTRUCTION_BITS)),
+                "reading": Out(1),
+                "owing": In(1),
+            }
         for kind in unit_kinds(config):
             members[f"command_{kind.__name__.lower()}"] = Out(command_stream(kind))
             members[f"done_{kind.__name__.lower()}"] = In(1)
@@ -200,10 +205,16 @@ class Dispatcher(wiring.Component):
                             m.next = "Fetch"
                 with m.If(self.error):
                     m.next = "Drain"
-            with m.State("Drain"), m.If(at_rest):
+            with m.State("Drain"), m.If(at_rest & self._settled()):
                 m.d.sync += self.done.eq(~self.error)
                 m.next = "Stopped"
         m.d.comb += [self.issued.eq(accepted), self.running.eq(~fsm.ongoing("Stopped"))]
+        if self.config.program_streamed:
+            m.d.comb += self.reading.eq(self.running & ~fsm.ongoing("Drain"))
+
+    def _settled(self) -> Value:
+        """Whether no more words of the program come; a memory that has failed is not waited for."""
+        return ~self.owing | self.error if self.config.program_streamed else Const(1)
 
     def _next(self, m: Module, accepted: Signal) -> tuple[Value, Value]:
         """Return the instruction at `pc`, which is `accepted` at last, and whether it comes in the next cycle at the latest."""

@@ -294,7 +294,8 @@ class Machine(wiring.Component):
         connect(m, fetcher.axi, arbiter.fetch)
         connect(m, reader.instruction, dispatcher.instruction)
         m.d.comb += [
-            reader.run.eq(dispatcher.running),
+            reader.run.eq(dispatcher.reading),
+            dispatcher.owing.eq(reader.busy),
             reader.pc.eq(dispatcher.pc),
             reader.page.eq(registers.external_page),
             reader.limit.eq(registers.bus_timeout),

@@ -157,9 +157,9 @@ class Machine:
                 break
         halt = events[-1].times[Moment.DISPATCHED] + DISPATCH_CYCLES if events else FIRST_DISPATCH
         if self._stream:
-            halt = max(
-                halt, self._stream.ready(events[-1].index + 1 if events else self.program.entries[self.task])
-            )
+            last = events[-1].index if events else self.program.entries[self.task] - 1
+            halt = max(halt, self._stream.ready(last + 1))
+            halt = max(halt, self._stream.settled(halt))
         self.cycles = max(halt, *(event.times[Moment.DONE] for event in events), 0) + 2
         return events
 

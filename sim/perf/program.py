@@ -29,6 +29,7 @@ class ProgramStream:
         self._following, self._end = entry, 0
         self._consumed = entry
         self._ready: dict[int, int] = {}
+        self._bursts: list[tuple[int, int]] = []
         self._ask(FIRST_ASK)
 
     def ready(self, index: int) -> int:
@@ -44,6 +45,10 @@ class ProgramStream:
         """Go on at another port, on which nothing is under way, from a cycle on."""
         self._port, self._end = port, cycle
 
+    def settled(self, halt: int) -> int:
+        """Cycle of the last word that comes, if the program ends with a cycle."""
+        return max((end for take, end in self._bursts if take <= halt), default=0)
+
     def _ask(self, cycle: int) -> None:
         config, lanes = self.config, self.config.lanes
         while self._following < config.program_capacity:
@@ -52,7 +57,9 @@ class ProgramStream:
                 return
             first, stop = (place * INSTRUCTION_BYTES // lanes for place in (self._following, behind))
             halves = max(1, lanes // INSTRUCTION_BYTES)
-            times = self._port.program(max(cycle, self._end + 1), stop - first, halves)
+            take = max(cycle, self._end + 1)
+            times = self._port.program(take, stop - first, halves)
+            self._bursts.append((take, times[-1]))
             for index in range(self._following, behind):
                 word = ((index + 1) * INSTRUCTION_BYTES - 1) // lanes - first
                 early = halves - 1 - index % halves
