@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from types import ModuleType
 
-from hwattn.spec import isa, numbers, tables, widths
+from hwattn.spec import entries, isa, numbers, tables, widths
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import Field, fields
 from hwattn.spec.isa import INSTRUCTIONS, Format, Instruction, Memory, Opcode, Predicated, Stage2
@@ -17,7 +17,7 @@ from hwattn.spec.registers import ErrorCause
 NAMESPACE = "hwattn"
 PER_LINE = 12
 
-CONSTANTS: tuple[ModuleType, ...] = (isa, numbers, tables, widths)
+CONSTANTS: tuple[ModuleType, ...] = (isa, entries, numbers, tables, widths)
 """Modules whose integer constants the C++ reads."""
 
 ENUMS: tuple[type[IntEnum], ...] = (Opcode, Memory, Format, Stage2, ErrorCause)

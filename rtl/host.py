@@ -8,24 +8,21 @@ from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from hwattn.rtl.entries import UNIT_BITS, entry_ports, put_entry
 from hwattn.rtl.external_access import external_access_port
 from hwattn.rtl.interfaces import (
-    NORM_PARAM_BITS,
-    PARAM_ADDRESS_BITS,
     TABLE_ADDRESS_BITS,
     WORD_ADDRESS_BITS,
     entry_write,
-    param_layout,
     read_port,
     table_layout,
     write_port,
 )
-from hwattn.rtl.queue import PC_BITS
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS
+from hwattn.spec.entries import ENTRY_REGIONS
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS, PC_BITS
 from hwattn.spec.registers import REGION_SHIFT, UNITS, Control, Region, Register
 
-UNIT_BITS = 32
 REGISTER_BITS = 8
 
 REQUEST_LAYOUT = data.StructLayout({"write": 1, "addr": UNIT_BITS, "data": UNIT_BITS})
@@ -96,8 +93,7 @@ class Host(wiring.Component):
                 "act_read": Out(read_port(config)),
                 "act_write": Out(write_port(config)),
                 "weight_write": Out(write_port(config)),
-                "param_write": Out(entry_write(PARAM_ADDRESS_BITS, param_layout())),
-                "norm_write": Out(entry_write(PARAM_ADDRESS_BITS, NORM_PARAM_BITS)),
+                **{name: Out(port) for name, port in entry_ports().items()},
                 "table_write": Out(entry_write(TABLE_ADDRESS_BITS, table_layout())),
                 "program_write": Out(entry_write(PC_BITS, INSTRUCTION_BITS)),
                 "scan_base": In(EXTERNAL_ADDRESS_BITS),
@@ -246,8 +242,8 @@ class Host(wiring.Component):
             entry = port.payload.data
             m.d.comb += port.payload.addr.eq(unit[unit_bits:])
             complete[number] = unit[:unit_bits].all()
-            if number == Region.PARAM:
-                m.d.comb += [entry.bias.eq(low), entry.multiplier.eq(high[:16]), entry.shift.eq(high[16:])]
+            if number in ENTRY_REGIONS.values():
+                m.d.comb += put_entry(number, entry, low, high)
             elif number == Region.TABLE:
                 m.d.comb += [entry.value.eq(low), entry.difference.eq(high)]
             else:

@@ -17,7 +17,9 @@ from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.memory import BankedMemory, WordMemory
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.post import Post
+from hwattn.rtl.program_reader import ProgramReader
 from hwattn.rtl.queue import lookup_queues, unit_kinds
+from hwattn.rtl.read_arbiter import ReadArbiter
 from hwattn.rtl.registers import Registers
 from hwattn.rtl.router import Router
 from hwattn.rtl.softmax import Softmax
@@ -39,7 +41,7 @@ class Machine(wiring.Component):
     config : AcceleratorConfig
         Everything that shapes the hardware.
     program : Program, optional
-        Initial contents of the memories, for `config`; without one the host writes them. PROGRAM_HASH then begins with the program's, but
+        Initial contents of the memories on chip, for `config`; without one the host writes them. PROGRAM_HASH then begins with the program's, but
         for machines with external memory, where the host must write the weights first.
     multiplier_style : MultiplierStyle
         How the target multiplies; programs, results and cycles do not depend on it.
@@ -151,7 +153,7 @@ class Machine(wiring.Component):
             commands |= {"fetch": (fetcher.command, fetcher.done), "store": (storer.command, storer.done)}
             readers[ActReader.STORE] = storer.act
             writers[ActWriter.FETCH] = fetcher.act_write
-            # the host writes weights only while the machine is at rest
+            # the host writes weights and parameters only while the machine is at rest
             m.d.comb += [
                 weight.write.valid.eq(fetcher.weight_write.valid | host.weight_write.valid),
                 weight.write.payload.eq(
@@ -159,8 +161,20 @@ class Machine(wiring.Component):
                 ),
                 host.weight_write.ready.eq(~fetcher.weight_write.valid),
             ]
+            for target, one, other in (
+                (post.param_write, fetcher.param_write, host.param_write),
+                (layernorm.param_write, fetcher.norm_write, host.norm_write),
+            ):
+                m.d.comb += [
+                    target.valid.eq(one.valid | other.valid),
+                    target.payload.eq(Mux(one.valid, one.payload, other.payload)),
+                    one.ready.eq(target.ready),
+                    other.ready.eq(target.ready & ~one.valid),
+                ]
         else:
             connect(m, host.weight_write, weight.write)
+            connect(m, host.param_write, post.param_write)
+            connect(m, host.norm_write, layernorm.param_write)
         for kind in unit_kinds(config):
             name = kind.__name__.lower()
             command, done = commands[name]
@@ -183,9 +197,7 @@ class Machine(wiring.Component):
         connect(m, softmax.acc, matrix.acc_softmax)
         connect(m, post.sums, softmax.sums)
 
-        connect(m, host.param_write, post.param_write)
         connect(m, host.table_write, post.table_write)
-        connect(m, host.norm_write, layernorm.param_write)
         connect(m, host.program_write, dispatcher.program_write)
         connect(m, host.register_write, registers.write)
         connect(m, flipped(self.request), host.request)
@@ -255,8 +267,9 @@ class Machine(wiring.Component):
         m.submodules.fetcher = fetcher = Fetcher(self.config)
         m.submodules.storer = storer = Storer(self.config)
         m.submodules.external_access = access = ExternalAccess(self.config)
+        reading = self._program(m, dispatcher, registers, fetcher) if self.config.program_streamed else None
         for name, member in axi_port(self.config).members.items():
-            unit = fetcher if name.startswith("ar") or name[0] == "r" else storer
+            unit = (reading or fetcher) if name.startswith("ar") or name[0] == "r" else storer
             mine, its, hosts = (getattr(port, name) for port in (self.axi, unit.axi, access.axi))
             if member.flow == Out:
                 m.d.comb += mine.eq(Mux(access.busy, hosts, its))
@@ -271,9 +284,35 @@ class Machine(wiring.Component):
             fetcher.abort.eq(abort),
             storer.abort.eq(abort),
             host.window.eq(registers.external_window),
-            access.rest.eq(~dispatcher.running & ~fetcher.busy & ~storer.busy),
-            dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, storer.fault)),
-            registers.read_beat.eq(fetcher.beat),
             registers.write_beat.eq(storer.beat),
         ]
+        # of the units that read, those that the machine has
+        owing, beats, fault = fetcher.busy | storer.busy, fetcher.beat, storer.fault
+        if reading:
+            reader = m.submodules.program_reader
+            owing, beats = owing | reader.busy, beats | reader.beat
+            fault = Mux(reader.fault != ErrorCause.NONE, reader.fault, fault)
+        m.d.comb += [
+            access.rest.eq(~dispatcher.running & ~owing),
+            registers.read_beat.eq(beats),
+            dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, fault)),
+        ]
         return fetcher, storer
+
+    def _program(
+        self, m: Module, dispatcher: Dispatcher, registers: Registers, fetcher: Fetcher
+    ) -> ReadArbiter:
+        """Make the reader of the program, and what shares the read channels between it and the fetcher."""
+        m.submodules.program_reader = reader = ProgramReader(self.config)
+        m.submodules.read_arbiter = arbiter = ReadArbiter(self.config)
+        connect(m, reader.axi, arbiter.program)
+        connect(m, fetcher.axi, arbiter.fetch)
+        connect(m, reader.instruction, dispatcher.instruction)
+        m.d.comb += [
+            reader.run.eq(dispatcher.reading),
+            dispatcher.owing.eq(reader.busy),
+            reader.pc.eq(dispatcher.pc),
+            reader.page.eq(registers.external_page),
+            reader.limit.eq(registers.bus_timeout),
+        ]
+        return arbiter

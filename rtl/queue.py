@@ -16,6 +16,7 @@ from hwattn.spec.isa import (
     EXTERNAL_QUEUES,
     INSTRUCTIONS,
     OPCODE_BITS,
+    PC_BITS,
     QUEUES,
     Halt,
     Instruction,
@@ -23,8 +24,6 @@ from hwattn.spec.isa import (
     Queue,
     Route,
 )
-
-PC_BITS = 16
 
 OVERLAPPING = (Queue.MATRIX, Queue.FETCH)
 """Queues whose unit takes a command before it has ended the one before."""

@@ -10,11 +10,12 @@ from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl.axi import ADDRESS_BITS, PAGE_BITS
 from hwattn.rtl.counters import Counters
-from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS, window_bits
+from hwattn.rtl.entries import UNIT_BITS
+from hwattn.rtl.host import REGISTER_BITS, window_bits
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_write
-from hwattn.rtl.queue import PC_BITS, machine_queues
+from hwattn.rtl.queue import machine_queues
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, QUEUES, Queue
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, PC_BITS, QUEUES, Queue
 from hwattn.spec.registers import (
     BUS_TIMEOUT_CYCLES,
     IDENTIFICATION,

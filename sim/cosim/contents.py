@@ -66,7 +66,6 @@ def write_contents(program: Program, folder: Path) -> list[str]:
     norm = [int(entry) & (1 << 48) - 1 for entry in program.norm_params]
     files: dict[str, tuple[int, Iterable[int]]] = {
         "external" if config.external_words else "weight_memory": (8 * config.lanes, weights),
-        "dispatcher_program": (256, (encode(one) for one in program.instructions)),
         "post_params": (
             54,
             (
@@ -75,6 +74,8 @@ def write_contents(program: Program, folder: Path) -> list[str]:
             ),
         ),
     }
+    if not config.program_streamed:
+        files["dispatcher_program"] = 256, (encode(one) for one in program.instructions)
     for lane in range(config.norm_lanes):
         files[f"layernorm_params_{lane}"] = (48, norm[lane :: config.norm_lanes])
     plusargs = []
