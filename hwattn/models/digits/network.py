@@ -1,4 +1,4 @@
-"""Shapes of the models of scanned digits."""
+"""Shape of the digits model."""
 
 from __future__ import annotations
 
@@ -19,18 +19,3 @@ DIGITS = ViTConfig(
     mixture=MIXTURE,
 )
 """Two tasks: the class of the image, and a class of every patch."""
-
-PLAIN = ViTConfig(
-    image_size=(8, 8),
-    channels=1,
-    patch_size=PATCH_SIZE,
-    dim=24,
-    num_heads=2,
-    depth=2,
-    mlp_hidden=48,
-    heads=(Head("digit", len(DIGIT_CLASSES)),),
-)
-"""One task and no mixture, for machines without a router and with little memory."""
-
-NETWORKS = {"digits": DIGITS, "digits-plain": PLAIN}
-"""By the name of the workload."""

@@ -1,7 +1,7 @@
-"""Train a model of scanned digits and write ``model.onnx`` and ``data.npz`` into its workload's folder.
+"""Train the digits model and write ``model.onnx`` and ``data.npz`` next to this file.
 
-Run as ``python -m hwattn.models.digits.train [digits-plain]``. Seeded: on one machine and one version of torch it gives
-the same file again.
+Run as ``python -m hwattn.models.digits.train``. Seeded: on one machine and one version of torch it gives the same
+file again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from hwattn.models.digits.data import (
     normalize,
     stroke_labels,
 )
-from hwattn.models.digits.network import NETWORKS
+from hwattn.models.digits.network import DIGITS, MIXTURE
 from hwattn.models.networks.export import export_onnx
-from hwattn.models.networks.vit import Encoder, Gate, make_network
-from hwattn.models.vit_config import ViTConfig
+from hwattn.models.networks.vit import Gate, MultiTaskViT
 
-MODELS = Path(__file__).parent.parent
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -172,15 +171,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-def train(config: ViTConfig, split: Split, recipe: Recipe) -> Encoder:
-    """Train a network on `split` and return the moving average of the weights."""
+def train(split: Split, recipe: Recipe) -> MultiTaskViT:
+    """Train on `split` and return the moving average of the weights."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
-    model = make_network(config)
+    model = MultiTaskViT(DIGITS)
     average = copy.deepcopy(model).eval()
-    monitor = GateMonitor(recipe, config.mixture.top_k) if config.mixture else None
-    if monitor:
-        monitor.attach(model)
+    monitor = GateMonitor(recipe, MIXTURE.top_k)
+    monitor.attach(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
     pixels = torch.from_numpy(split.pixels.astype(np.float32))
     digit = torch.from_numpy(split.digit)
@@ -191,9 +189,7 @@ def train(config: ViTConfig, split: Split, recipe: Recipe) -> Encoder:
         for group in optimizer.param_groups:
             group["lr"] = rate
         pick = torch.randint(len(digit), (2 * recipe.batch,), generator=generator)
-        loss = step_loss(model, augment(pixels[pick], generator), digit[pick], recipe)
-        if monitor:
-            loss = loss + monitor.loss()
+        loss = step_loss(model, augment(pixels[pick], generator), digit[pick], recipe) + monitor.loss()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -210,14 +206,14 @@ def train(config: ViTConfig, split: Split, recipe: Recipe) -> Encoder:
     return average
 
 
-def step_loss(model: Encoder, pixels: Tensor, digit: Tensor, recipe: Recipe) -> Tensor:
-    """Cross entropy of the digit, and with a second task that of its strokes: then each half of the images serves one."""
-    whole = pixels.numpy().astype(np.int64)
-    image = torch.from_numpy(normalize(whole))
-    if len(model.config.heads) == 1:
-        return functional.cross_entropy(model(image), digit, label_smoothing=recipe.label_smoothing)
+def step_loss(model: MultiTaskViT, pixels: Tensor, digit: Tensor, recipe: Recipe) -> Tensor:
+    """Cross entropy of both tasks: the first half of the images serves task 0, the second half task 1."""
     half = len(pixels) // 2
-    stroke = torch.from_numpy(stroke_labels(whole[half:]))
+    whole = pixels.numpy().astype(np.int64)
+    image, stroke = (
+        torch.from_numpy(normalize(whole)),
+        torch.from_numpy(stroke_labels(whole[half:])),
+    )
     digit_logits = model(image[:half], torch.tensor(0))[0]
     stroke_logits = model(image[half:], torch.tensor(1))[1]
     return functional.cross_entropy(
@@ -225,45 +221,36 @@ def step_loss(model: Encoder, pixels: Tensor, digit: Tensor, recipe: Recipe) -> 
     ) + functional.cross_entropy(stroke_logits.flatten(0, 1), stroke.flatten())
 
 
-def write_data(path: Path, config: ViTConfig, train_split: Split, test_split: Split) -> None:
+def write_data(path: Path, train_split: Split, test_split: Split) -> None:
     """Write calibration and held-out images and labels, as the ONNX expects them."""
     arrays: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
     calibration = Split(train_split.pixels[:CALIBRATION_IMAGES], train_split.digit[:CALIBRATION_IMAGES])
     for prefix, split in (("calib", calibration), ("test", test_split)):
         arrays[f"{prefix}_image"] = normalize(split.pixels)
-        for head, label in zip(config.heads, labels(split), strict=False):
-            arrays[f"{prefix}_label_{head.name}"] = label
+        arrays[f"{prefix}_label_digit"] = split.digit
+        arrays[f"{prefix}_label_stroke"] = stroke_labels(split.pixels)
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-def labels(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What each task asks of the images, in the order of the tasks."""
-    return split.digit, stroke_labels(split.pixels)
-
-
-def report(model: Encoder, split: Split) -> None:
-    """Print accuracy of every task on `split`, and how often and how clearly each gate picks each expert."""
-    image, heads, mixture = (
-        torch.from_numpy(normalize(split.pixels)),
-        model.config.heads,
-        model.config.mixture,
-    )
+def report(model: MultiTaskViT, split: Split) -> None:
+    """Print accuracy of both tasks on `split`, and how often and how clearly each gate picks each expert."""
+    image, top_k = torch.from_numpy(normalize(split.pixels)), MIXTURE.top_k
+    labels = (split.digit, stroke_labels(split.pixels))
     scores: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _gate, _inputs, output: scores.append(output))
         for module in model.modules()
         if isinstance(module, Gate)
     ]
-    for task, (head, label) in enumerate(zip(heads, labels(split), strict=False)):
+    for task, (name, label) in enumerate(zip(("digit", "stroke"), labels, strict=True)):
         scores.clear()
         with torch.inference_mode():
-            logits = model(image, torch.tensor(task))[task] if mixture else model(image)
-        print(f"{head.name}: accuracy {np.mean(logits.argmax(-1).numpy() == label):.6f}")
+            logits = model(image, torch.tensor(task))[task]
+        print(f"{name}: accuracy {np.mean(logits.argmax(-1).numpy() == label):.4f}")
         for layer, score in enumerate(scores):
-            assert mixture
-            ordered = score.topk(mixture.top_k + 1, dim=-1)
-            usage = torch.bincount(ordered.indices[..., : mixture.top_k].flatten(), minlength=score.shape[-1])
-            gap = ordered.values[..., mixture.top_k - 1] - ordered.values[..., mixture.top_k]
+            ordered = score.topk(top_k + 1, dim=-1)
+            usage = torch.bincount(ordered.indices[..., :top_k].flatten(), minlength=score.shape[-1])
+            gap = ordered.values[..., top_k - 1] - ordered.values[..., top_k]
             shares = " ".join(f"{share:.3f}" for share in (usage / usage.sum()).tolist())
             print(
                 f"  gate {layer}: usage {shares}; gaps under 0.05: {(gap < 0.05).float().mean().item():.4f}"
@@ -275,23 +262,17 @@ def report(model: Encoder, split: Split) -> None:
 def main() -> None:
     """Train, print the measured figures, export."""
     defaults = Recipe()
-    parser = argparse.ArgumentParser(description="Train a bundled model of scanned digits.")
-    parser.add_argument("network", nargs="?", choices=sorted(NETWORKS), default="digits")
+    parser = argparse.ArgumentParser(description="Train the bundled digits model.")
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument(
-        "--output", type=Path, help="folder for model.onnx and data.npz; default: the workload's"
-    )
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder for model.onnx and data.npz")
     arguments = parser.parse_args()
-    output = arguments.output or MODELS / arguments.network
-    output.mkdir(exist_ok=True)
     torch.set_num_threads(2)
-    config = NETWORKS[arguments.network]
     train_split, test_split = load_split()
-    model = train(config, train_split, Recipe(steps=arguments.steps, seed=arguments.seed))
+    model = train(train_split, Recipe(steps=arguments.steps, seed=arguments.seed))
     report(model, test_split)
-    export_onnx(model, output / "model.onnx")
-    write_data(output / "data.npz", config, train_split, test_split)
+    export_onnx(model, arguments.output / "model.onnx")
+    write_data(arguments.output / "data.npz", train_split, test_split)
 
 
 if __name__ == "__main__":
