@@ -155,11 +155,7 @@ class Nextpnr:
             text = plan.files[name]
             (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         progress("synthesize")
-        # assertions are for simulation; synthesis would keep their logic
-        lines = [f"read_rtlil {NAME}.il", "chformal -remove", "delete t:$check t:$print"]
-        # ports that Amaranth makes tell Yosys to return the old word; those of rtl.memory.block_ram, with one of each kind, need not
-        lines += ["proc", "memory_collect"]
-        lines += ["setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check=1 %i"]
+        lines = read_design(f"{NAME}.il")
         if board.soft_array:
             lines += [f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
         with ThreadPoolExecutor() as pool:
@@ -232,6 +228,20 @@ class Nextpnr:
             name: Usage(sum(count * used[kind] for kind, count in kinds.items()), have[name])
             for name, kinds in self.report_cells.items()
         }
+
+
+def read_design(file: str) -> list[str]:
+    """Return Yosys's commands that read a design from Amaranth, as synthesis is to see it."""
+    return [
+        f"read_rtlil {file}",
+        # assertions are for simulation; synthesis would keep their logic
+        "chformal -remove",
+        "delete t:$check t:$print",
+        # ports that Amaranth makes tell Yosys to return the old word; those of rtl.memory.block_ram, with one of each kind, need not
+        "proc",
+        "memory_collect",
+        "setparam -set RD_COLLISION_X_MASK 1'1 t:$mem_v2 a:no_rw_check=1 %i",
+    ]
 
 
 def least(config: AcceleratorConfig, board: Board) -> dict[str, int]:

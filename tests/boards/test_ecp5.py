@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from amaranth.back import rtlil
 from echo import Echo
 
 from hwattn.boards import nextpnr
@@ -16,6 +17,7 @@ from hwattn.boards.board import Board, find_board
 from hwattn.boards.ecp5 import FLOW
 from hwattn.boards.flow import BuildResult, Usage, run_tool, run_yosys
 from hwattn.boards.nextpnr import NAME
+from hwattn.rtl.memory import BankedMemory
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError, RefusedError
@@ -92,6 +94,19 @@ def test_a_faster_clock_counts_as_what_it_allows_the_machines() -> None:
     two = report(31.25)
     two["fmax"]["pins"] = {"achieved": 120.0, "constraint": 100.0}
     assert nextpnr.read_report(two, 1, "").fmax_mhz == 30.0
+
+
+def test_block_ram_has_no_logic_around_it(tmp_path: Path) -> None:
+    config = AcceleratorConfig(lanes=8, act_banks=2, act_words=512)
+    memory = BankedMemory(config, readers=2, writers=2)
+    (tmp_path / "memory.il").write_text(rtlil.convert(memory, name=NAME))
+    lines = [*nextpnr.read_design("memory.il"), f"synth_ecp5 -top {NAME} -json {NAME}.json"]
+    run_yosys(lines, tmp_path, "synthesis", BuildResult())
+    counts = FLOW.count_cells(json.loads((tmp_path / f"{NAME}.json").read_text()))
+    assert counts["ram"] == 4
+    assert counts["ff"] == 4, (
+        "for each reader its bank, and whether a word comes: no copies of what is written"
+    )
 
 
 def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> None:
