@@ -48,7 +48,8 @@ class Ddr3:
 
     Notes
     -----
-    Times of the slowest grade, and `rfc` of the largest chip, in Micron's data sheets of MT41K64M16, MT41K128M16, MT41K256M16 and MT41K512M16.
+    Times are at least those of the slowest grade of such chips in LiteDRAM's `modules.py` (Micron MT41K, Samsung K4B, ISSI IS43TR), `rfc` that of
+    8 Gbit in Micron's data sheet of MT41J.
     """
 
     bank_bits: int = 3
