@@ -49,7 +49,7 @@ MATRIX_IN_FLIGHT = 3
 """Matmuls whose last word has been asked for and whose last column is on its way."""
 
 PASSES = 4
-"""Most passes over a program with Stores."""
+"""Most passes over a program with Stores, or one that is streamed."""
 
 DISPATCH_CYCLES = 2
 FIRST_DISPATCH = 2
@@ -133,8 +133,8 @@ class Machine:
         self.cycles = 0
         """Cycles of the free run, as the machine's counter says."""
 
-    def _begin(self, reads: Sequence[Span] = ()) -> None:
-        self._port = MemoryPort(self.config, self.memory, reads)
+    def _begin(self, reads: Sequence[Span] = (), program_reads: Sequence[Span] = ()) -> None:
+        self._port = MemoryPort(self.config, self.memory, reads, program_reads)
         entry = self.program.entries[self.task]
         streamed = self.config.program_streamed
         self._stream = ProgramStream(self.config, self._port, entry) if streamed else None
@@ -144,16 +144,17 @@ class Machine:
     def free(self) -> list[Event]:
         """Run with all queues at work; return the events of all instructions but the Halt, and set `cycles`.
 
-        Stores wait for the bursts that Fetches read meanwhile, which stand before or after them in the program: a program with Stores
-        is run again with the bursts of the pass before until they stay as they are.
+        Stores wait for the bursts that Fetches read meanwhile, which stand before or after them in the program, and Fetches for those in which
+        later instructions are read: such a program is run again with the bursts of the pass before until they stay as they are.
         """
         reads: list[Span] = []
+        program_reads: list[Span] = []
         for _ in range(PASSES):
-            self._begin(reads)
+            self._begin(reads, program_reads)
             events = self._pass()
-            settled = self._port.spans == reads
-            reads = self._port.spans
-            if settled or not any(isinstance(event.instruction, Store) for event in events):
+            settled = (self._port.spans, self._port.program_spans) == (reads, program_reads)
+            reads, program_reads = self._port.spans, self._port.program_spans
+            if settled or not (self._stream or any(isinstance(event.instruction, Store) for event in events)):
                 break
         halt = events[-1].times[Moment.DISPATCHED] + DISPATCH_CYCLES if events else FIRST_DISPATCH
         if self._stream:

@@ -56,22 +56,25 @@ class Bandwidth:
         self.cost = memory.cycles * STALL_RANGE
         self.growth = min(memory.beats * STALL_RANGE, (STALL_RANGE - memory.stall) * memory.cycles)
         self._credit = CREDIT_WORDS * self.cost
-        self.at = 0
-        """Cycle up to which words have been moved."""
+        self._at = 0  # cycle of which that is the credit
 
     def spend(self, first: int, words: int, interval: int = 1) -> int:
         """Return when the last of `words` words leaves, the first in cycle `first` at the earliest, one in `interval` cycles at most."""
         cost, growth = self.cost, self.growth
-        credit = min(self._credit + growth * (first - self.at), CREDIT_WORDS * cost - growth)
+        credit = min(self._credit + growth * (first - self._at), CREDIT_WORDS * cost - growth)
         last = first + max((words - 1) * interval, -((credit - cost * words) // growth))
         self._credit = min(credit + growth * (last + 1 - first) - cost * words, CREDIT_WORDS * cost)
-        self.at = last + 1
+        self._at = last + 1
         return last
 
-    def insert(self, first: int, words: int, interval: int) -> int:
-        """Return when the last of some words leaves that moved before others which are known already: those that follow pay for it."""
-        self._credit -= self.cost * words
-        return first + max((words - 1) * interval, -(-words * self.cost // self.growth) - 1)
+    def exhaust(self, cycle: int) -> None:
+        """Note that other words have moved up to a cycle."""
+        self._credit, self._at = self.growth, cycle
+
+    def apart(self, first: int, words: int, interval: int, idle: int) -> int:
+        """Return when the last of some words leaves that others wait for, so that credit does not change; they follow `idle` idle cycles."""
+        credit = min(self.growth * (idle + 1), CREDIT_WORDS * self.cost)
+        return first + max((words - 1) * interval, -((credit - self.cost * words) // self.growth))
 
 
 class MemoryPort:
@@ -86,14 +89,24 @@ class MemoryPort:
     memory : ExternalMemory
     reads : sequence of Span
         Known bursts, in order, that writes wait for.
+    program_reads : sequence of Span
+        Known bursts of the program, in order: cycle of the address, and of the last word. Bursts of Fetches wait for them.
 
     Attributes
     ----------
     spans : list of Span
         Bursts that have been read.
+    program_spans : list of Span
+        Those of the program, as `program_reads`.
     """
 
-    def __init__(self, config: AcceleratorConfig, memory: ExternalMemory, reads: Sequence[Span] = ()) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        memory: ExternalMemory,
+        reads: Sequence[Span] = (),
+        program_reads: Sequence[Span] = (),
+    ) -> None:
         self._page_words = PAGE_BYTES // config.lanes
         self._units = config.lanes // UNIT_BYTES
         self._latency = memory.latency
@@ -102,8 +115,9 @@ class MemoryPort:
         self._ends: deque[int] = deque(maxlen=BURSTS_AHEAD)
         self._reads = reads
         self.spans: list[Span] = []
+        self.program_spans: list[Span] = []
         self._asked: list[Span] = []
-        self._program: list[Span] = []
+        self._program_reads = program_reads
 
     def fetch(self, fetch: Fetch, source: int, accepted: int) -> FetchTimes:
         """Run a Fetch that starts at external word `source` and is accepted in a cycle."""
@@ -118,7 +132,13 @@ class MemoryPort:
                 take = max(take, self._ends[0] + 1)
             answered = take + 1 + self._pause + self._latency
             behind = behind or (number == 0 and end > answered)
-            first = max(answered, end, _busy_until(self._program, take))
+            first = max(answered, end)
+            # of the program's bursts some are not known yet in this pass
+            known = len(self.program_spans)
+            busy = max(_busy_until(self.program_spans, take), _busy_until(self._program_reads, take, known))
+            if busy >= first:
+                first = busy
+                self._reading.exhaust(busy)
             last = self._reading.spend(first, words, interval)
             self.spans.append((first, last))
             # a word is on the bus one cycle after the memory has spent bandwidth on it, until it has been taken
@@ -133,11 +153,11 @@ class MemoryPort:
         It may come before bursts that are known already. Those of a Fetch that were asked for before go first.
         """
         answered = take + 1 + self._pause + self._latency
-        first = max(answered, _busy_until(self._asked, take), _busy_until(self._program, take))
-        move = self._reading.spend if first >= self._reading.at else self._reading.insert
-        last = move(first, words, interval)
+        busy = max(_busy_until(self._asked, take), _busy_until(self.program_spans, take))
+        first = max(answered, busy)
+        last = self._reading.apart(first, words, interval, first - max(busy, 0))
         end = last + interval
-        self._program.append((take, end))
+        self.program_spans.append((take, end))
         return [end - (last - first) * (words - 1 - word) // max(1, words - 1) for word in range(words)]
 
     def store(self, store: Store, accepted: int) -> int:
@@ -177,7 +197,7 @@ class MemoryPort:
                 left -= burst
 
 
-def _busy_until(bursts: list[Span], take: int) -> int:
-    """End of the last of some bursts, (address, end) in order, whose address was out by a cycle; -1 without one."""
-    index = bisect_right(bursts, take, key=lambda burst: burst[0])
-    return bursts[index - 1][1] if index else -1
+def _busy_until(bursts: Sequence[Span], take: int, start: int = 0) -> int:
+    """End of the last of some bursts (address, end) in order, from number `start` on, whose address was out by a cycle; -1 without one."""
+    index = bisect_right(bursts, take, min(start, len(bursts)), key=lambda burst: burst[0])
+    return bursts[index - 1][1] if index > start else -1

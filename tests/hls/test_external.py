@@ -92,10 +92,10 @@ def test_equals_the_model():
 
 
 def test_the_bundled_model_from_external_memory():
-    """Weights and parameters pass through small memories; the activation memory is compared after every instruction."""
+    """Weights and parameters pass through small memories: compared after every instruction, and with the program read from there too."""
     resolved = resolve_model("digits")
-    settings_ = {"external_words": 1 << 16, "weight_words": 2048, "program_words": 4096}
-    settings_ |= {"param_words": 256, "norm_words": 96}
+    settings_ = {"external_words": 1 << 16, "weight_words": 2048, "program_words": 64}
+    settings_ |= {"param_words": 256, "norm_words": 96, "program_streamed": 1}
     program = compile_model(resolved.model, load_preset("digits").replace(**settings_))
     image = resolved.workload.test_set()[resolved.model.image][:1]
     machine, executor = CMachine(program.config), Executor(program)
@@ -107,3 +107,6 @@ def test_the_bundled_model_from_external_memory():
         for index in executor.steps(state, task):
             assert machine.execute(program.instructions[index]) == ErrorCause.NONE
             assert np.array_equal(machine.act, state.words[0]), index
+        machine.act[...] = executor.start(image).words[0]
+        assert machine.run(program.entries[task]) == ErrorCause.NONE
+        assert np.array_equal(machine.act, state.words[0])

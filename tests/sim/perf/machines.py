@@ -85,21 +85,20 @@ def external() -> tuple[Program, Image]:
     )
 
 
-def paged() -> tuple[Program, Image]:
-    """The same kinds with image, parameters and program in external memory too."""
+def paged(**changes: int) -> tuple[Program, Image]:
+    """The same kinds with image and parameters in external memory too."""
     config = ODD.replace(
         act_banks=2,
         act_words=128,
         weight_words=192,
         param_words=48,
         norm_words=40,
-        program_words=40,
-        program_streamed=1,
+        program_words=2048,
         acc_banks=4,
         row_slots=6,
         tokens=24,
         external_words=1 << 14,
-    )
+    ).replace(**changes)
     program, image = compiled(
         config,
         image=(3, 12, 30),

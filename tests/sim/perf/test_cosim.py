@@ -60,6 +60,18 @@ def test_external_memory(
     measured_against_predicted(make(), 0, memory, kinds)
 
 
+def test_a_program_that_is_streamed() -> None:
+    """Image, parameters and program in external memory, of which 40 instructions are read ahead."""
+    program, image = paged(program_words=40, program_streamed=1)
+    memory = ExternalMemory(latency=9)
+    result = simulate(program, image[None], [0], stepped=0, memory=memory)
+    assert result.bit_exact
+    machine = Machine(program, 0, memory, queue_lengths(program, 0, image))
+    events = machine.free()
+    comparison = compare_run(len(events), machine.cycles, result.findings.runs[0].cycles)
+    assert comparison.good, comparison
+
+
 def test_an_error_is_seen() -> None:
     assert not compare_run(1, 1000, 1011).good
     assert compare_run(1, 1000, 1010).good
