@@ -1,7 +1,7 @@
 """``make boards``: places and routes each board's machine for real, and writes down what came of it.
 
-Boards whose flow is Vivado get the estimate of Yosys instead, and no clock. Every row of ``bench/results/boards.json`` is one run of ``hwattn build``; rows of boards that are not run again stay. The table of
-``docs/boards.md`` is made from that file.
+Boards whose flow is Vivado get the estimate of Yosys instead, and no clock. Every row of ``bench/results/boards.json`` is one run of
+``hwattn build``; rows that are not made again stay. The table of ``docs/boards.md`` is made from that file.
 """
 
 from __future__ import annotations
@@ -21,52 +21,54 @@ PAGE = ROOT / "docs" / "boards.md"
 BEGIN, END = "<!-- table of make boards: begin -->", "<!-- table of make boards: end -->"
 
 RUNS: dict[str, list[str]] = {
-    "tang-nano-20k": ["--empty"],
-    "tang-primer-20k": ["--empty"],
-    "colorlight-i5": ["--empty"],
-    "ulx3s-25f": ["--empty"],
-    "orangecrab-25f": ["--empty"],
-    "ulx3s-45f": ["--empty"],
-    "colorlight-i9": ["--empty"],
-    "ecpix5-45f": ["--empty"],
-    "ulx3s-85f": ["digits"],
-    "orangecrab-85f": ["digits"],
-    "ecpix5-85f": ["digits"],
-    "pynq-z2": ["digits"],
-    "arty-a7-100t": ["digits"],
-    "kv260": ["digits"],
-    "zcu104": ["digits"],
-    "zcu102": ["digits"],
+    "tang-nano-20k": ["--empty", "--board", "tang-nano-20k"],
+    "tang-primer-20k": ["--empty", "--board", "tang-primer-20k"],
+    "colorlight-i5": ["--empty", "--board", "colorlight-i5"],
+    "ulx3s-25f": ["--empty", "--board", "ulx3s-25f"],
+    "orangecrab-25f": ["--empty", "--board", "orangecrab-25f"],
+    "ulx3s-45f": ["digits", "--board", "ulx3s-45f"],
+    "colorlight-i9": ["digits", "--board", "colorlight-i9"],
+    "ecpix5-45f": ["digits", "--board", "ecpix5-45f"],
+    "ulx3s-85f": ["digits", "--board", "ulx3s-85f"],
+    "ulx3s-85f, 128 multipliers": [
+        *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--clock", "50"),
+    ],
+    "orangecrab-85f": ["digits", "--board", "orangecrab-85f"],
+    "ecpix5-85f": ["digits", "--board", "ecpix5-85f"],
+    "pynq-z2": ["digits", "--board", "pynq-z2"],
+    "arty-a7-100t": ["digits", "--board", "arty-a7-100t"],
+    "kv260": ["digits", "--board", "kv260"],
+    "zcu104": ["digits", "--board", "zcu104"],
+    "zcu102": ["digits", "--board", "zcu102"],
 }
-"""Boards of the open flows, the smallest first, then those of Vivado's, with what is built on each."""
+"""Rows: boards of the open flows, the smallest first, then those of Vivado's; and the arguments of ``hwattn build``."""
 
 
 def main() -> int:
-    """Run the boards that are asked for, one after the other; return 1 when one failed."""
+    """Make the rows that are asked for, one after the other; return 1 when one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"default: {', '.join(RUNS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"default: {'; '.join(RUNS)}")
     parser.add_argument("--table", action="store_true", help="only write the table again")
-    parser.add_argument("--row", metavar="NAME", help="name of the row; default: the board's")
     parser.add_argument("--option", action="append", default=[], help="a further argument of hwattn build")
     args = parser.parse_args()
     failed = 0
-    for board in [] if args.table else args.boards or RUNS:
-        row = run(board, [*RUNS[board], *args.option])
+    for name in [] if args.table else args.rows or RUNS:
+        row = run([*RUNS[name], *args.option])
         RESULTS.parent.mkdir(exist_ok=True)
         rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        rows[args.row or board] = row
+        rows[name] = row
         RESULTS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
         failed |= "error" in row
-        print(board, row["error"] if "error" in row else reached(row), flush=True)
+        print(name, row["error"] if "error" in row else reached(row), flush=True)
     write_table()
     return failed
 
 
-def run(board: str, options: list[str]) -> dict[str, Any]:
-    """Build for a board in a scratch folder; return the row: the report's figures, or the error."""
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Build in a scratch folder; return the row: the report's figures, or the error."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hwattn-boards-") as scratch:
-        command = ["build", *options, "--board", board, "-o", f"{scratch}/out", "--json"]
+        command = ["build", *arguments, "-o", f"{scratch}/out", "--json"]
         done = subprocess.run(
             [sys.executable, "-m", "hwattn.cli.main", *command],
             cwd=ROOT,
@@ -76,7 +78,7 @@ def run(board: str, options: list[str]) -> dict[str, Any]:
         )
     seconds = time.monotonic() - started
     report = json.loads(done.stdout) if done.stdout.strip() else {}
-    row: dict[str, Any] = {"command": " ".join(["hwattn build", *options, "--board", board])}
+    row: dict[str, Any] = {"command": " ".join(["hwattn build", *arguments])}
     if done.returncode:
         return row | {"error": report.get("error", {}).get("found", f"ended with code {done.returncode}")}
     names = [

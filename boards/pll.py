@@ -29,12 +29,14 @@ class Dividers:
     post: int
 
 
-def ecp5_dividers(input_mhz: float, output_mhz: float) -> Dividers:
+def ecp5_dividers(input_mhz: float, output_mhz: float, ratio: int = 1) -> Dividers:
     """Return the dividers that make one clock from another.
 
     Parameters
     ----------
     input_mhz, output_mhz : float
+    ratio : int
+        A clock that is so many times as fast is made too: `post` is a multiple.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def ecp5_dividers(input_mhz: float, output_mhz: float) -> Dividers:
             continue
         feedback = round(output_mhz * reference / input_mhz)
         exact = abs(feedback * input_mhz / reference - output_mhz) <= 1e-6 * output_mhz
-        post = round((VCO_MHZ[0] + VCO_MHZ[1]) / 2 / output_mhz)
+        post = ratio * round((VCO_MHZ[0] + VCO_MHZ[1]) / 2 / output_mhz / ratio)
         within = VCO_MHZ[0] <= output_mhz * post <= VCO_MHZ[1]
         if exact and within and 1 <= feedback <= DIVIDER_MAX and 1 <= post <= DIVIDER_MAX:
             return Dividers(reference, feedback, post)
@@ -62,17 +64,27 @@ def ecp5_dividers(input_mhz: float, output_mhz: float) -> Dividers:
     )
 
 
-def add_clock(m: Module, platform: Any, oscillator_mhz: float, clock_mhz: float) -> None:
+def add_clock(
+    m: Module, platform: Any, oscillator_mhz: float, clock_mhz: float, fast: tuple[str, int] | None = None
+) -> None:
     """Add the domain ``sync`` to a board's top level; it is held in reset until the PLL has locked.
 
-    Where the machine runs at the oscillator's clock, Amaranth's platform makes the domain.
+    Where the machine runs at the oscillator's clock and `fast` is None, Amaranth's platform makes the domain.
+
+    Parameters
+    ----------
+    m : Module
+    platform : Platform
+    oscillator_mhz, clock_mhz : float
+    fast : (str, int), optional
+        Name of another domain and how many times as fast it is; its cycles begin where those of ``sync`` do.
 
     Raises
     ------
     RefusedError
         The PLL cannot make the clock, or the family's PLL is not known here.
     """
-    if clock_mhz == oscillator_mhz:
+    if clock_mhz == oscillator_mhz and fast is None:
         return
     if not getattr(platform, "device", "").startswith("LFE5U"):
         raise RefusedError(
@@ -80,7 +92,21 @@ def add_clock(m: Module, platform: Any, oscillator_mhz: float, clock_mhz: float)
             f"the board's oscillator of {oscillator_mhz:g} MHz: only the PLL of ECP5 is supported",
             "leave --clock out",
         )
-    dividers = ecp5_dividers(oscillator_mhz, clock_mhz)
+    name, ratio = fast or ("", 1)
+    dividers = ecp5_dividers(oscillator_mhz, clock_mhz, ratio)
+    second: dict[str, Any] = {"p_CLKOS_ENABLE": "DISABLED"}
+    if fast:
+        fast_clock = Signal(name=f"pll_{name}")
+        m.domains += ClockDomain(name, reset_less=True)
+        m.d.comb += ClockSignal(name).eq(fast_clock)
+        second = {
+            "p_CLKOS_ENABLE": "ENABLED",
+            "p_CLKOS_DIV": dividers.post // ratio,
+            "p_CLKOS_CPHASE": dividers.post // ratio - 1,
+            "p_CLKOS_FPHASE": 0,
+            "o_CLKOS": fast_clock,
+        }
+        platform.add_clock_constraint(fast_clock, ratio * clock_mhz * 1e6)
     m.submodules.oscillator = oscillator = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
     clock, locked = Signal(name="pll_clock"), Signal(name="pll_locked")
     m.domains.sync = ClockDomain("sync")
@@ -119,6 +145,7 @@ def add_clock(m: Module, platform: Any, oscillator_mhz: float, clock_mhz: float)
         i_ENCLKOP=0,
         o_CLKOP=clock,
         o_LOCK=locked,
+        **second,
     )
     m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
     platform.add_clock_constraint(clock, clock_mhz * 1e6)

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.hls.compilation import compile_interface
+from hwattn.hls.headers import expert_queues
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import encode
 from hwattn.spec.isa import INSTRUCTION_BITS, SOFTMAX_STATES, Instruction
 from hwattn.spec.program import Program
-from hwattn.spec.registers import Region
+from hwattn.spec.registers import UNITS, Region
 from hwattn.spec.tables import activation_table
 from hwattn.spec.transfer import program_blocks
 
@@ -62,8 +63,8 @@ class CMachine:
         self.slots = self._memory(MachineMemory.SLOTS, np.uint8, (config.row_slots, rows, -1))
         self.accumulators = self._memory(MachineMemory.ACCUMULATORS, np.int32, (rows, -1))
         self.softmax = self._memory(MachineMemory.SOFTMAX, SOFTMAX_ROW, (SOFTMAX_STATES, rows))
-        self.queue_token = self._memory(MachineMemory.QUEUE_TOKEN, np.uint16, (config.experts, -1))
-        self.queue_gate = self._memory(MachineMemory.QUEUE_GATE, np.uint16, (config.experts, -1))
+        self.queue_token = self._memory(MachineMemory.QUEUE_TOKEN, np.uint16, (expert_queues(config), -1))
+        self.queue_gate = self._memory(MachineMemory.QUEUE_GATE, np.uint16, (expert_queues(config), -1))
         self.queue_count = self._memory(MachineMemory.QUEUE_COUNT, np.uint16, (-1,))
         self.metaqueue = self._memory(MachineMemory.METAQUEUE, np.uint8, (-1,))
         self.metaqueue_length = self._memory(MachineMemory.METAQUEUE_LENGTH, np.uint16, (1,))
@@ -159,7 +160,8 @@ def head_words(array: NDArray[np.int8], lanes: int) -> NDArray[np.int8]:
 def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
     """Contents of every memory in the 32-bit units that a host sends, by region.
 
-    External memory stands for the weights where there is one: the weights, then zeros as far as the program writes.
+    External memory stands for the weights where there is one: the weights, then zeros as far as the program writes. A program that lies there
+    leaves a Halt alone on chip.
     """
     blocks = {block.region: np.ascontiguousarray(block.units) for block in program_blocks(program)}
     weights = np.ascontiguousarray(program.weights, np.int8).reshape(-1).view(np.uint32)
@@ -167,13 +169,15 @@ def memory_blocks(program: Program) -> dict[Region, NDArray[np.uint32]]:
     memory = np.zeros(words * program.config.lanes // 4, np.uint32)
     memory[: len(weights)] = weights
     blocks.pop(Region.EXTERNAL, None)
+    blocks.setdefault(Region.PROGRAM, np.zeros(UNITS[Region.PROGRAM], np.uint32))
     return blocks | {Region.WEIGHT: memory}
 
 
 def extent(program: Program) -> tuple[int, int, int, int]:
     """How many entries of the weight (or external), parameter, norm and program memories a program uses."""
     weights = program.config.external_words if program.scratch_words else len(program.weights)
-    return weights, len(program.params), len(program.norm_params), len(program.instructions)
+    instructions = 1 if program.config.program_streamed else len(program.instructions)
+    return weights, len(program.params), len(program.norm_params), instructions
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

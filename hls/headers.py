@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from types import ModuleType
 
-from hwattn.spec import isa, numbers, tables, widths
+from hwattn.spec import entries, isa, numbers, tables, widths
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import Field, fields
 from hwattn.spec.isa import INSTRUCTIONS, Format, Instruction, Memory, Opcode, Predicated, Stage2
@@ -17,7 +17,7 @@ from hwattn.spec.registers import ErrorCause
 NAMESPACE = "hwattn"
 PER_LINE = 12
 
-CONSTANTS: tuple[ModuleType, ...] = (isa, numbers, tables, widths)
+CONSTANTS: tuple[ModuleType, ...] = (isa, entries, numbers, tables, widths)
 """Modules whose integer constants the C++ reads."""
 
 ENUMS: tuple[type[IntEnum], ...] = (Opcode, Memory, Format, Stage2, ErrorCause)
@@ -61,10 +61,15 @@ def isa_header() -> str:
     return _header("ISA", lines, "hwattn/spec/isa.py", ["ap_int.h", "constants.hpp"])
 
 
+def expert_queues(config: AcceleratorConfig) -> int:
+    """Queues of tokens in C++, which has no arrays without elements: in a machine without a router one that nothing uses."""
+    return max(1, config.experts)
+
+
 def config_header(config: AcceleratorConfig) -> str:
     """The fields of a configuration as ``struct Config``."""
     lines = ["struct Config {"]
-    members = config.as_dict()
+    members = config.as_dict() | {"experts": expert_queues(config)}
     lines += [f"    static constexpr int {name} = {value};" for name, value in members.items()]
     lines += ["};"]
     return _header("CONFIG", lines, f"configuration {config.hash:08x}")

@@ -153,7 +153,8 @@ def model_header(
     ]
     scalars = {
         "IMAGE_BASE": program.image.base // lanes,
-        "IMAGE_WORDS": _image_words(program),
+        "IMAGE_WORDS": program.image.words(lanes),
+        "IMAGE_EXTERNAL": int(program.image.external),
         "OUTPUT_WORDS": max(by_task),
         "INTERVAL_SHIFT": activation_table(program.activation).interval_shift,
         "TASKS": len(program.entries),
@@ -205,10 +206,6 @@ def _port_words(port: OutputPort, lanes: int) -> int:
     return port.rows * 2 * -(-port.columns // lanes)
 
 
-def _image_words(program: Program) -> int:
-    return -(-int(np.prod(program.image.shape)) // program.config.lanes)
-
-
 def _write_data(
     folder: Path, program: Program, images: NDArray[np.float32], golden: Mapping[str, NDArray[np.int16]]
 ) -> None:
@@ -217,7 +214,7 @@ def _write_data(
         blocks[region].astype("<u4").tofile(folder / name)
     lanes = program.config.lanes
     pixels = program.image.quantize(images).reshape(len(images), -1)
-    padded = np.zeros((len(images), _image_words(program) * lanes), np.int8)
+    padded = np.zeros((len(images), program.image.words(lanes) * lanes), np.int8)
     padded[:, : pixels.shape[1]] = pixels
     padded.tofile(folder / "images.bin")
     with (folder / "golden.bin").open("wb") as file:

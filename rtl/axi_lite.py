@@ -6,7 +6,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwattn.rtl.host import UNIT_BITS, host_request, host_response
+from hwattn.rtl.entries import UNIT_BITS
+from hwattn.rtl.host import host_request, host_response
 from hwattn.spec.registers import AXI_ADDRESS, AXI_BYTES, AXI_CSR_BYTES, AXI_DATA, Region, address
 
 ADDRESS_BITS = AXI_BYTES.bit_length() - 1

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Assert, Cat, Module, ResetInserter, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Assert, Cat, Const, Module, Mux, ResetInserter, Signal, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.commands import command_stream
 from hwattn.rtl.interfaces import entry_write, lookup_port
 from hwattn.rtl.memory import block_ram
-from hwattn.rtl.queue import PC_BITS, InstructionQueue, lookup_queues, machine_queues, unit_kinds
+from hwattn.rtl.queue import InstructionQueue, lookup_queues, machine_queues, unit_kinds
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import INSTRUCTION_BITS, OPCODE_BITS, QUEUES, TOKEN_LIMIT, Opcode, Queue
+from hwattn.spec.isa import INSTRUCTION_BITS, OPCODE_BITS, PC_BITS, QUEUES, TOKEN_LIMIT, Opcode, Queue
 from hwattn.spec.registers import ErrorCause
 
 
@@ -31,7 +31,10 @@ class Dispatcher(wiring.Component):
     Members
     -------
     program_write : In(entry_write)
-        The host's writes into the program memory, whole instructions.
+        The host's writes into the program memory, whole instructions; where `program_streamed` there is none, and they are dropped.
+    instruction : In(stream.Signature(256)), reading : Out(1), owing : In(1)
+        With `program_streamed` only: the instructions from `entry` on, wanted as long as `reading` is high; whether words of some that are not
+        wanted any more are still to come, before which a run does not end.
     start, step : In(1), entry : In(16), single_step : In(1)
         Begin at `entry`; with `single_step`, held until done, run one instruction for each `step`.
     running, paused, done, error : Out(1), cause : Out(4), pc : Out(16)
@@ -50,7 +53,7 @@ class Dispatcher(wiring.Component):
 
     Latency
     -------
-    An instruction is fetched every two cycles while its queue has room.
+    An instruction is fetched every two cycles while its queue has room, and where the program is streamed as it comes.
     """
 
     def __init__(self, config: AcceleratorConfig, program: Sequence[int] = ()) -> None:
@@ -78,6 +81,12 @@ class Dispatcher(wiring.Component):
             "working": Out(QUEUES),
             "waiting": Out(QUEUES),
         }
+        if config.program_streamed:
+            members |= {
+                "instruction": In(stream.Signature(INSTRUCTION_BITS)),
+                "reading": Out(1),
+                "owing": In(1),
+            }
         for kind in unit_kinds(config):
             members[f"command_{kind.__name__.lower()}"] = Out(command_stream(kind))
             members[f"done_{kind.__name__.lower()}"] = In(1)
@@ -119,36 +128,33 @@ class Dispatcher(wiring.Component):
                 count = Signal(
                     range(TOKEN_LIMIT + 1), name=f"tokens_{giver.name.lower()}_{taker.name.lower()}"
                 )
-                more, fewer = queues[giver].left[taker], queues[taker].taken[giver]
+                # counted a cycle later, by when neither can have been looked for in vain: a token that has just been left is known to be
+                # there, and a queue that has just taken one does not ask again in the next cycle
+                left, taken, some = Signal(), Signal(), Signal()
+                m.d.sync += [left.eq(queues[giver].left[taker]), taken.eq(queues[taker].taken[giver])]
+                following = (count + left - taken)[: len(count)]
+                m.d.sync += [count.eq(following), some.eq(following != 0)]
                 with m.If(self.start):
-                    m.d.sync += count.eq(0)
-                with m.Else():
-                    m.d.sync += count.eq(count + more - fewer)
-                m.d.comb += queues[taker].ready_from[giver].eq(count != 0)
-                m.d.sync += Assert(~more | fewer | (count != TOKEN_LIMIT))
+                    m.d.sync += [count.eq(0), some.eq(0)]
+                m.d.comb += queues[taker].ready_from[giver].eq(some | left)
+                m.d.sync += Assert(~left | taken | (count != TOKEN_LIMIT))
 
     def _fetch(self, m: Module, queues: dict[Queue, InstructionQueue]) -> None:
         """Read the program in order and hand each instruction to its queue."""
-        m.submodules.program = program = block_ram(INSTRUCTION_BITS, self.config.program_words, self.program)
-        write, read = program.write_port(), program.read_port()
-        m.d.comb += [
-            write.addr.eq(self.program_write.payload.addr),
-            write.data.eq(self.program_write.payload.data),
-            write.en.eq(self.program_write.valid),
-            self.program_write.ready.eq(1),
-            read.addr.eq(self.pc),
-        ]
-        opcode = read.data[:OPCODE_BITS]
+        accepted = Signal()
+        word, here = self._next(m, accepted)
+        # looked at a cycle after it has come
+        opcode = Signal(OPCODE_BITS)
+        m.d.sync += opcode.eq(word[:OPCODE_BITS])
         known = {int(kind.opcode): queues[kind.queue] for kind in unit_kinds(self.config)}
         at_rest = Cat(unit.idle for unit in queues.values()).all()
-        accepted = Signal()
         with m.If(self.running & (self.fault != ErrorCause.NONE) & ~self.error):
             m.d.sync += [self.error.eq(1), self.cause.eq(self.fault), self.abort.eq(1)]
         with m.If(self.abort):
             m.d.sync += self.abort.eq(0)
         for unit in queues.values():
             m.d.comb += [
-                unit.instruction.payload.word.eq(read.data),
+                unit.instruction.payload.word.eq(word),
                 unit.instruction.payload.pc.eq(self.pc),
             ]
 
@@ -175,7 +181,8 @@ class Dispatcher(wiring.Component):
                 with m.If(self.step):
                     m.next = "Fetch"
             with m.State("Fetch"):
-                m.next = "Decode"
+                with m.If(here):
+                    m.next = "Decode"
                 with m.If(self.error):
                     m.next = "Drain"
             with m.State("Decode"):
@@ -192,7 +199,7 @@ class Dispatcher(wiring.Component):
                         m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.UNKNOWN_INSTRUCTION)]
                         m.next = "Drain"
                 with m.If(accepted):
-                    with m.If(self.pc == self.config.program_words - 1):
+                    with m.If(self.pc == self.config.program_capacity - 1):
                         m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.END_OF_PROGRAM)]
                         m.next = "Drain"
                     with m.Else():
@@ -203,7 +210,30 @@ class Dispatcher(wiring.Component):
                             m.next = "Fetch"
                 with m.If(self.error):
                     m.next = "Drain"
-            with m.State("Drain"), m.If(at_rest):
+            with m.State("Drain"), m.If(at_rest & self._settled()):
                 m.d.sync += self.done.eq(~self.error)
                 m.next = "Stopped"
         m.d.comb += [self.issued.eq(accepted), self.running.eq(~fsm.ongoing("Stopped"))]
+        if self.config.program_streamed:
+            m.d.comb += self.reading.eq(self.running & ~fsm.ongoing("Drain"))
+
+    def _settled(self) -> Value:
+        """Whether no more words of the program come; a memory that has failed is not waited for."""
+        return ~self.owing | self.error if self.config.program_streamed else Const(1)
+
+    def _next(self, m: Module, accepted: Signal) -> tuple[Value, Value]:
+        """Return the instruction at `pc`, which is `accepted` at last, and whether it is there."""
+        m.d.comb += self.program_write.ready.eq(1)
+        if self.config.program_streamed:
+            m.d.comb += self.instruction.ready.eq(accepted)
+            return self.instruction.payload, self.instruction.valid
+        m.submodules.program = program = block_ram(INSTRUCTION_BITS, self.config.program_words, self.program)
+        write, read = program.write_port(), program.read_port()
+        m.d.comb += [
+            write.addr.eq(self.program_write.payload.addr),
+            write.data.eq(self.program_write.payload.data),
+            write.en.eq(self.program_write.valid),
+            # one ahead in the cycle that accepts, so that the instruction is there a cycle later
+            read.addr.eq(Mux(accepted, self.pc + 1, self.pc)),
+        ]
+        return read.data, Const(1)

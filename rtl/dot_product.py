@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
 from hwattn.rtl.adder_tree import adder_tree
-from hwattn.rtl.memory import block_ram
+from hwattn.rtl.memory import assert_apart, block_ram
 from hwattn.spec.config import AcceleratorConfig
 
 PRODUCT_BITS = 17
@@ -61,6 +61,7 @@ def resident_row(m: Module, ports: Any, config: AcceleratorConfig, row: int) -> 
         write.addr.eq(ports.write_addr),
         write.data.eq(ports.write_data),
     ]
+    assert_apart(m, read, write)
     m.d.sync += resident.eq(read.data)
     return resident
 

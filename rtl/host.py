@@ -8,24 +8,21 @@ from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from hwattn.rtl.entries import UNIT_BITS, entry_ports, put_entry
 from hwattn.rtl.external_access import external_access_port
 from hwattn.rtl.interfaces import (
-    NORM_PARAM_BITS,
-    PARAM_ADDRESS_BITS,
     TABLE_ADDRESS_BITS,
     WORD_ADDRESS_BITS,
     entry_write,
-    param_layout,
     read_port,
     table_layout,
     write_port,
 )
-from hwattn.rtl.queue import PC_BITS
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS
+from hwattn.spec.entries import ENTRY_REGIONS
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS, PC_BITS
 from hwattn.spec.registers import REGION_SHIFT, UNITS, Control, Region, Register
 
-UNIT_BITS = 32
 REGISTER_BITS = 8
 
 REQUEST_LAYOUT = data.StructLayout({"write": 1, "addr": UNIT_BITS, "data": UNIT_BITS})
@@ -58,7 +55,7 @@ class Host(wiring.Component):
     -------
     request : In(host_request()), response : Out(host_response())
     register : Out(8), register_read : Out(1), register_data : In(32)
-        Register to read; its value comes one cycle later.
+        Register to read, a cycle before `register_read`; its value comes one cycle after that.
     register_write : Out(entry_write(8, 32))
         Writes to registers, the ones to CONTROL among them.
     act_read : Out(read_port), act_write, weight_write : Out(write_port)
@@ -73,7 +70,7 @@ class Host(wiring.Component):
 
     Latency
     -------
-    Three cycles for a write, four for a read, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
+    Three cycles for a write, four for a read of memory, five for a register, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
     for each word, of external memory as long as reading it, in which no other request is taken.
     """
 
@@ -96,8 +93,7 @@ class Host(wiring.Component):
                 "act_read": Out(read_port(config)),
                 "act_write": Out(write_port(config)),
                 "weight_write": Out(write_port(config)),
-                "param_write": Out(entry_write(PARAM_ADDRESS_BITS, param_layout())),
-                "norm_write": Out(entry_write(PARAM_ADDRESS_BITS, NORM_PARAM_BITS)),
+                **{name: Out(port) for name, port in entry_ports().items()},
                 "table_write": Out(entry_write(TABLE_ADDRESS_BITS, table_layout())),
                 "program_write": Out(entry_write(PC_BITS, INSTRUCTION_BITS)),
                 "scan_base": In(EXTERNAL_ADDRESS_BITS),
@@ -113,7 +109,7 @@ class Host(wiring.Component):
         units_in_word = self.config.lanes * 8 // UNIT_BITS
         lane, word = unit[: self._lane_bits], unit[self._lane_bits :]
         answer = Signal(UNIT_BITS)
-        scanning, last, asking = Signal(), Signal(), Signal()
+        begin, scanning, last, asking = Signal(), Signal(), Signal(), Signal()
         scan_control = Control.SCAN | Control.CLEAR
         if self.config.external_words:
             scan_control |= Control.SCAN_EXTERNAL
@@ -157,7 +153,6 @@ class Host(wiring.Component):
                     with m.If(self.act_read.request.ready):
                         m.next = "Read memory"
                 with m.Else():
-                    m.d.comb += self.register_read.eq(1)
                     m.next = "Read register"
                 if self.config.external_words:
                     with m.If(region == Region.EXTERNAL):
@@ -182,11 +177,15 @@ class Host(wiring.Component):
                         m.next = "Idle"
                 controls = (region == Region.CSR) & (unit == Register.CONTROL)
                 with m.If(controls & ((request.data & scan_control) != 0) & (self.scan_words != 0)):
+                    m.d.comb += begin.eq(1)
                     m.next = "Scan"
             with m.State("Read memory"):
                 m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
                 m.next = "Respond"
             with m.State("Read register"):
+                m.d.comb += self.register_read.eq(1)
+                m.next = "Take register"
+            with m.State("Take register"):
                 m.d.sync += answer.eq(self.register_data)
                 with m.If(region != Region.CSR):
                     m.d.sync += answer.eq(0)
@@ -201,8 +200,10 @@ class Host(wiring.Component):
                     m.next = "Settle"
             with m.State("Settle"):
                 # the last word of a scan is still on its way into the CRC
+                m.next = "Settled"
+            with m.State("Settled"):
                 m.next = "Idle"
-        self._scan(m, request.data, scanning, last, asking)
+        self._scan(m, request.data, begin, scanning, last, asking)
         return m
 
     def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
@@ -241,55 +242,62 @@ class Host(wiring.Component):
             entry = port.payload.data
             m.d.comb += port.payload.addr.eq(unit[unit_bits:])
             complete[number] = unit[:unit_bits].all()
-            if number == Region.PARAM:
-                m.d.comb += [entry.bias.eq(low), entry.multiplier.eq(high[:16]), entry.shift.eq(high[16:])]
+            if number in ENTRY_REGIONS.values():
+                m.d.comb += put_entry(number, entry, low, high)
             elif number == Region.TABLE:
                 m.d.comb += [entry.value.eq(low), entry.difference.eq(high)]
             else:
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(self, m: Module, control: Value, scanning: Signal, last: Signal, asking: Signal) -> None:
+    def _scan(
+        self, m: Module, control: Value, begin: Signal, scanning: Signal, last: Signal, asking: Signal
+    ) -> None:
         """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
-        index = Signal.like(self.scan_words)
-        moved, reads, outside = Signal(), Signal(), Signal()
+        place, left, final = Signal.like(self.scan_base), Signal.like(self.scan_words), Signal()
+        moved, reads, outside, arrives = Signal(), Signal(), Signal(), Signal()
+        word = Signal(8 * self.config.lanes)
         m.d.comb += [
             reads.eq(scanning & ((control & Control.SCAN) != 0)),
-            last.eq(moved & (index == self.scan_words - 1)),
-            checksum.data.eq(self.act_read.data),
+            last.eq(moved & final),
+            checksum.data.eq(word),
+            checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0)),
             self.scan_crc.eq(checksum.crc),
         ]
-        m.d.sync += checksum.valid.eq(moved & (reads | outside))
-        m.d.comb += checksum.start.eq(moved & (reads | outside) & (index == 0))
+        m.d.sync += [
+            arrives.eq(moved & (reads | outside)),
+            checksum.valid.eq(arrives),
+            word.eq(self.act_read.data),
+        ]
         if self.config.external_words:
             external = (control & Control.SCAN_EXTERNAL) != 0
             m.d.comb += outside.eq(scanning & external)
             with m.If(external):
                 # the last word that came stays until the next one
-                m.d.comb += checksum.data.eq(self.external.data)
+                m.d.sync += word.eq(self.external.data)
         with m.If(outside):
             if self.config.external_words:
                 m.d.comb += [
                     asking.eq(1),
-                    self.external.request.payload.word.eq(self.scan_base + index),
+                    self.external.request.payload.word.eq(place),
                     moved.eq(self.external.done),
                 ]
         with m.Elif(reads):
             m.d.comb += [
-                self.act_read.request.payload.eq(self.scan_base + index),
+                self.act_read.request.payload.eq(place),
                 self.act_read.request.valid.eq(1),
                 moved.eq(self.act_read.request.ready),
             ]
         with m.Elif(scanning):
             m.d.comb += [
-                self.act_write.payload.addr.eq(self.scan_base + index),
+                self.act_write.payload.addr.eq(place),
                 self.act_write.payload.data.eq(0),
                 self.act_write.payload.mask.eq(~0),
                 self.act_write.valid.eq(1),
                 moved.eq(self.act_write.ready),
             ]
-        with m.If(last):
-            m.d.sync += index.eq(0)
+        with m.If(begin):
+            m.d.sync += [place.eq(self.scan_base), left.eq(self.scan_words), final.eq(self.scan_words == 1)]
         with m.Elif(moved):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += [place.eq(place + 1), left.eq(left - 1), final.eq(left == 2)]

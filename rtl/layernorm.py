@@ -21,7 +21,7 @@ from hwattn.rtl.interfaces import (
 from hwattn.rtl.layernorm_lanes import LayerNormLanes
 from hwattn.rtl.layernorm_scale import LayerNormScale
 from hwattn.rtl.layernorm_sums import LayerNormSums, elements_layout
-from hwattn.rtl.memory import block_ram
+from hwattn.rtl.memory import assert_apart, block_ram
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 
@@ -135,6 +135,7 @@ class LayerNorm(Component):
             read.en.eq(lanes.read),
             lanes.elements.eq(read.data),
         ]
+        assert_apart(m, read, write)
         put, get = Signal(range(depth)), Signal(range(depth))
         m.d.comb += [write.addr.eq(put), read.addr.eq(get)]
         m.d.sync += [put.eq(put + step), get.eq(get + lanes.read), used.eq(used + step - lanes.read)]

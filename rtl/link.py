@@ -7,7 +7,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
-from hwattn.rtl.host import UNIT_BITS, host_request, host_response
+from hwattn.rtl.entries import UNIT_BITS
+from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.uart import BYTE_BITS
 from hwattn.spec.link import (
     ANSWER,

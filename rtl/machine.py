@@ -17,7 +17,9 @@ from hwattn.rtl.matrix import Matrix
 from hwattn.rtl.memory import BankedMemory, WordMemory
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.post import Post
+from hwattn.rtl.program_reader import ProgramReader
 from hwattn.rtl.queue import lookup_queues, unit_kinds
+from hwattn.rtl.read_arbiter import ReadArbiter
 from hwattn.rtl.registers import Registers
 from hwattn.rtl.router import Router
 from hwattn.rtl.softmax import Softmax
@@ -39,7 +41,7 @@ class Machine(wiring.Component):
     config : AcceleratorConfig
         Everything that shapes the hardware.
     program : Program, optional
-        Initial contents of the memories, for `config`; without one the host writes them. PROGRAM_HASH then begins with the program's, but
+        Initial contents of the memories on chip, for `config`; without one the host writes them. PROGRAM_HASH then begins with the program's, but
         for machines with external memory, where the host must write the weights first.
     multiplier_style : MultiplierStyle
         How the target multiplies; programs, results and cycles do not depend on it.
@@ -93,7 +95,7 @@ class Machine(wiring.Component):
         post = Post(config, program.params if program else None, table)
         softmax = Softmax(config)
         layernorm = LayerNorm(config, program.norm_params if program else None)
-        router = Router(config)
+        router = Router(config) if config.experts else None
         host = Host(config)
         whole = program is not None and not config.external_words
         registers = Registers(
@@ -117,7 +119,7 @@ class Machine(wiring.Component):
             "post": post,
             "softmax": softmax,
             "layernorm": layernorm,
-            "router": router,
+            **({"router": router} if router else {}),
         }
         for name, unit in units.items():
             m.submodules[name] = ResetInserter(abort)(unit)
@@ -129,7 +131,6 @@ class Machine(wiring.Component):
             "post": (post.command, post.done),
             "softmax": (softmax.command, softmax.done),
             "norm": (layernorm.command, layernorm.done),
-            "route": (router.command, router.done),
         }
         readers = {
             ActReader.MATRIX: matrix.act,
@@ -144,12 +145,15 @@ class Machine(wiring.Component):
             ActWriter.LOAD: loader.act_write,
             ActWriter.HOST: host.act_write,
         }
+        if router:
+            commands["route"] = (router.command, router.done)
+            self._routes(m, router, dispatcher, matrix, loader, post, layernorm)
         if config.external_words:
             fetcher, storer = self._external(m, abort, dispatcher, registers, host)
             commands |= {"fetch": (fetcher.command, fetcher.done), "store": (storer.command, storer.done)}
             readers[ActReader.STORE] = storer.act
             writers[ActWriter.FETCH] = fetcher.act_write
-            # the host writes weights only while the machine is at rest
+            # the host writes weights and parameters only while the machine is at rest
             m.d.comb += [
                 weight.write.valid.eq(fetcher.weight_write.valid | host.weight_write.valid),
                 weight.write.payload.eq(
@@ -157,22 +161,32 @@ class Machine(wiring.Component):
                 ),
                 host.weight_write.ready.eq(~fetcher.weight_write.valid),
             ]
+            for target, one, other in (
+                (post.param_write, fetcher.param_write, host.param_write),
+                (layernorm.param_write, fetcher.norm_write, host.norm_write),
+            ):
+                m.d.comb += [
+                    target.valid.eq(one.valid | other.valid),
+                    target.payload.eq(Mux(one.valid, one.payload, other.payload)),
+                    one.ready.eq(target.ready),
+                    other.ready.eq(target.ready & ~one.valid),
+                ]
         else:
             connect(m, host.weight_write, weight.write)
+            connect(m, host.param_write, post.param_write)
+            connect(m, host.norm_write, layernorm.param_write)
         for kind in unit_kinds(config):
             name = kind.__name__.lower()
             command, done = commands[name]
             connect(m, getattr(dispatcher, f"command_{name}"), command)
             m.d.comb += getattr(dispatcher, f"done_{name}").eq(done)
-        for number in range(len(lookup_queues(config))):
-            connect(m, dispatcher.lookups[number], router.lookups[number])
 
         m.submodules.act = act = BankedMemory(config, readers=len(readers), writers=len(writers))
         # in order of their numbers: the highest priority first
-        for place, number in enumerate(sorted(readers)):
-            connect(m, readers[number], act.reads[place])
-        for place, number in enumerate(sorted(writers)):
-            connect(m, writers[number], act.writes[place])
+        for place, reader in enumerate(sorted(readers)):
+            connect(m, readers[reader], act.reads[place])
+        for place, writer in enumerate(sorted(writers)):
+            connect(m, writers[writer], act.writes[place])
         connect(m, matrix.weight, weight.reads[WeightReader.MATRIX])
         connect(m, loader.weight, weight.reads[WeightReader.LOAD])
 
@@ -181,23 +195,17 @@ class Machine(wiring.Component):
         connect(m, matrix.growth, softmax.growth)
         connect(m, post.acc, matrix.acc_post)
         connect(m, softmax.acc, matrix.acc_softmax)
-        connect(m, router.acc, matrix.acc_route)
         connect(m, post.sums, softmax.sums)
-        connect(m, loader.entry, router.entries[0])
-        connect(m, post.entry, router.entries[1])
-        connect(m, router.param, layernorm.param)
 
-        connect(m, host.param_write, post.param_write)
         connect(m, host.table_write, post.table_write)
-        connect(m, host.norm_write, layernorm.param_write)
         connect(m, host.program_write, dispatcher.program_write)
         connect(m, host.register_write, registers.write)
         connect(m, flipped(self.request), host.request)
         connect(m, host.response, flipped(self.response))
-        for number, port in readers.items():
-            m.d.comb += registers.read_stall[number].eq(port.request.valid & ~port.request.ready)
-        for number, port in writers.items():
-            m.d.comb += registers.write_stall[number].eq(port.valid & ~port.ready)
+        for reader, port in readers.items():
+            m.d.comb += registers.read_stall[reader].eq(port.request.valid & ~port.request.ready)
+        for writer, port in writers.items():
+            m.d.comb += registers.write_stall[writer].eq(port.valid & ~port.ready)
         m.d.comb += [
             registers.weight_stall.eq(
                 Cat(port.request.valid & ~port.request.ready for port in (matrix.weight, loader.weight))
@@ -234,6 +242,24 @@ class Machine(wiring.Component):
             m.d.comb += registers.head[queue].eq(head)
         return m
 
+    def _routes(
+        self,
+        m: Module,
+        router: Router,
+        dispatcher: Dispatcher,
+        matrix: Matrix,
+        loader: Loader,
+        post: Post,
+        layernorm: LayerNorm,
+    ) -> None:
+        """Connect the router with those that it reads, and with those that ask it; without it, they read zeros."""
+        for number in range(len(lookup_queues(self.config))):
+            connect(m, dispatcher.lookups[number], router.lookups[number])
+        connect(m, router.acc, matrix.acc_route)
+        connect(m, loader.entry, router.entries[0])
+        connect(m, post.entry, router.entries[1])
+        connect(m, router.param, layernorm.param)
+
     def _external(
         self, m: Module, abort: Signal, dispatcher: Dispatcher, registers: Registers, host: Host
     ) -> tuple[Fetcher, Storer]:
@@ -241,8 +267,9 @@ class Machine(wiring.Component):
         m.submodules.fetcher = fetcher = Fetcher(self.config)
         m.submodules.storer = storer = Storer(self.config)
         m.submodules.external_access = access = ExternalAccess(self.config)
+        reading = self._program(m, dispatcher, registers, fetcher) if self.config.program_streamed else None
         for name, member in axi_port(self.config).members.items():
-            unit = fetcher if name.startswith("ar") or name[0] == "r" else storer
+            unit = (reading or fetcher) if name.startswith("ar") or name[0] == "r" else storer
             mine, its, hosts = (getattr(port, name) for port in (self.axi, unit.axi, access.axi))
             if member.flow == Out:
                 m.d.comb += mine.eq(Mux(access.busy, hosts, its))
@@ -257,9 +284,35 @@ class Machine(wiring.Component):
             fetcher.abort.eq(abort),
             storer.abort.eq(abort),
             host.window.eq(registers.external_window),
-            access.rest.eq(~dispatcher.running & ~fetcher.busy & ~storer.busy),
-            dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, storer.fault)),
-            registers.read_beat.eq(fetcher.beat),
             registers.write_beat.eq(storer.beat),
         ]
+        # of the units that read, those that the machine has
+        owing, beats, fault = fetcher.busy | storer.busy, fetcher.beat, storer.fault
+        if reading:
+            reader = m.submodules.program_reader
+            owing, beats = owing | reader.busy, beats | reader.beat
+            fault = Mux(reader.fault != ErrorCause.NONE, reader.fault, fault)
+        m.d.comb += [
+            access.rest.eq(~dispatcher.running & ~owing),
+            registers.read_beat.eq(beats),
+            dispatcher.fault.eq(Mux(fetcher.fault != ErrorCause.NONE, fetcher.fault, fault)),
+        ]
         return fetcher, storer
+
+    def _program(
+        self, m: Module, dispatcher: Dispatcher, registers: Registers, fetcher: Fetcher
+    ) -> ReadArbiter:
+        """Make the reader of the program, and what shares the read channels between it and the fetcher."""
+        m.submodules.program_reader = reader = ProgramReader(self.config)
+        m.submodules.read_arbiter = arbiter = ReadArbiter(self.config)
+        connect(m, reader.axi, arbiter.program)
+        connect(m, fetcher.axi, arbiter.fetch)
+        connect(m, reader.instruction, dispatcher.instruction)
+        m.d.comb += [
+            reader.run.eq(dispatcher.reading),
+            dispatcher.owing.eq(reader.busy),
+            reader.pc.eq(dispatcher.pc),
+            reader.page.eq(registers.external_page),
+            reader.limit.eq(registers.bus_timeout),
+        ]
+        return arbiter

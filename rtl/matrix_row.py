@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from hwattn.rtl.dot_product import dot_shape
 from hwattn.rtl.interfaces import ACCUMULATOR_BITS, GROWTH_BITS
-from hwattn.rtl.memory import block_ram
+from hwattn.rtl.memory import assert_apart, block_ram
 from hwattn.spec.config import AcceleratorConfig
 
 
@@ -96,4 +96,5 @@ class MatrixRow(Component):
                 write.addr.eq(self.store_addr),
                 write.data.eq(result),
             ]
+            assert_apart(m, read, write)
         return m

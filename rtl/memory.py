@@ -76,12 +76,19 @@ class BankedMemory(Component):
         bank_bits = ceil_log2(config.act_banks)
         reads, writes = list(self.reads), list(self.writes)
         outputs = []
-        read_ready = [Signal(config.act_banks, name=f"read_ready_{index}") for index in range(len(reads))]
-        write_ready = [Signal(config.act_banks, name=f"write_ready_{index}") for index in range(len(writes))]
 
         def bank_of(address: Any) -> Any:
             return address[index_bits : index_bits + bank_bits]
 
+        def ready(wanted: Sequence[tuple[Any, Any]]) -> list[Any]:
+            """Whether each client goes first in its bank: without the banks' choices, which would make the path longer."""
+            return [
+                valid & ~Cat(other & (bank_of(at) == bank_of(address)) for other, at in wanted[:index]).any()
+                for index, (valid, address) in enumerate(wanted)
+            ]
+
+        read_ready = ready([(port.request.valid, port.request.payload) for port in reads])
+        write_ready = ready([(port.valid, port.payload.addr) for port in writes])
         for bank in range(config.act_banks):
             m.submodules[f"bank_{bank}"] = memory = block_ram(8 * config.lanes, config.act_words)
             read, write = memory.read_port(), memory.write_port(granularity=8)
@@ -89,20 +96,17 @@ class BankedMemory(Component):
             granted = grant(
                 m, [port.request.valid & (bank_of(port.request.payload) == bank) for port in reads]
             )
-            for index, bit in enumerate(granted):
-                m.d.comb += read_ready[index][bank].eq(bit)
             m.d.comb += [
                 read.en.eq(Cat(granted).any()),
                 read.addr.eq(select(granted, [port.request.payload[:index_bits] for port in reads])),
             ]
             granted = grant(m, [port.valid & (bank_of(port.payload.addr) == bank) for port in writes])
-            for index, bit in enumerate(granted):
-                m.d.comb += write_ready[index][bank].eq(bit)
             m.d.comb += [
                 write.en.eq(select(granted, [port.payload.mask for port in writes])),
                 write.addr.eq(select(granted, [port.payload.addr[:index_bits] for port in writes])),
                 write.data.eq(select(granted, [port.payload.data for port in writes])),
             ]
+            assert_apart(m, read, write)
         for index, port in enumerate(reads):
             served = Signal(bank_bits, name=f"served_{index}")
             m.d.sync += port.valid.eq(port.request.valid & port.request.ready)
@@ -114,7 +118,7 @@ class BankedMemory(Component):
                     ),
                 ]
             m.d.comb += [
-                port.request.ready.eq(read_ready[index].any()),
+                port.request.ready.eq(read_ready[index]),
                 port.data.eq(Array(outputs)[served]),
                 self.read_conflicts[index].eq(port.request.valid & ~port.request.ready),
             ]
@@ -124,7 +128,7 @@ class BankedMemory(Component):
                     port.payload.addr < config.act_total_words, "write beyond the activation memory"
                 )
             m.d.comb += [
-                port.ready.eq(write_ready[index].any()),
+                port.ready.eq(write_ready[index]),
                 self.write_conflicts[index].eq(port.valid & ~port.ready),
             ]
         return m
@@ -195,15 +199,23 @@ class WordMemory(Component):
         with m.If(self.write.valid):
             m.d.comb += write.en.eq(self.write.payload.mask)
             m.d.sync += Assert(self.write.payload.addr < self.depth, "write beyond the memory")
+        assert_apart(m, read, write)
         return m
 
 
 def block_ram(shape: Any, depth: int, init: Sequence[Any] = ()) -> Memory:
     """Return a memory whose reads in the cycle of a write to the same address are undefined in hardware.
 
-    `shape` is a number of bits or any shape of Amaranth. Tokens exclude such reads. Without the attribute Yosys builds logic around each block RAM that makes them return the old word.
+    `shape` is a number of bits or any shape of Amaranth. Tokens exclude such reads (`assert_apart`). Otherwise Yosys builds logic around each
+    block RAM that makes them return the old word; flows look for the attribute (`boards.nextpnr`).
     """
     return Memory(shape=shape, depth=depth, init=init, attrs={"no_rw_check": 1})
+
+
+def assert_apart(m: Module, read: Any, write: Any) -> None:
+    """Assert that a word of a `block_ram` is not read in the cycle in which it is written, by these ports."""
+    together = read.en & write.en.any() & (read.addr == write.addr)
+    m.d.sync += Assert(~together, "a word of block RAM is read while it is written")
 
 
 def word_contents(words: NDArray[np.int8], depth: int, lanes: int) -> list[int]:

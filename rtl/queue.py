@@ -12,9 +12,18 @@ from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import lookup_port
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import fields
-from hwattn.spec.isa import EXTERNAL_QUEUES, INSTRUCTIONS, OPCODE_BITS, QUEUES, Instruction, Predicated, Queue
-
-PC_BITS = 16
+from hwattn.spec.isa import (
+    EXTERNAL_QUEUES,
+    INSTRUCTIONS,
+    OPCODE_BITS,
+    PC_BITS,
+    QUEUES,
+    Halt,
+    Instruction,
+    Predicated,
+    Queue,
+    Route,
+)
 
 OVERLAPPING = (Queue.MATRIX, Queue.FETCH)
 """Queues whose unit takes a command before it has ended the one before."""
@@ -26,9 +35,10 @@ FETCH_DEPTH = 16
 """Instructions waiting in front of the FETCH unit: prefetch must not keep others from being dispatched."""
 
 
-def queue_kinds(queue: Queue) -> list[type[Instruction]]:
-    """Return the kinds of instruction that a queue's units run, Halt left out."""
-    return [kind for kind in INSTRUCTIONS.values() if kind.queue == queue and kind.opcode]
+def queue_kinds(config: AcceleratorConfig, queue: Queue) -> list[type[Instruction]]:
+    """Return the kinds of instruction that a machine's units of a queue run, Halt left out."""
+    left_out = (Halt,) if config.experts else (Halt, Route)
+    return [kind for kind in INSTRUCTIONS.values() if kind.queue == queue and kind not in left_out]
 
 
 def machine_queues(config: AcceleratorConfig) -> tuple[Queue, ...]:
@@ -38,15 +48,17 @@ def machine_queues(config: AcceleratorConfig) -> tuple[Queue, ...]:
 
 def unit_kinds(config: AcceleratorConfig) -> tuple[type[Instruction], ...]:
     """Return every kind of instruction that a machine's units run, in order of queues: the order of commands."""
-    return tuple(kind for queue in machine_queues(config) for kind in queue_kinds(queue))
+    return tuple(kind for queue in machine_queues(config) for kind in queue_kinds(config, queue))
 
 
 def lookup_queues(config: AcceleratorConfig) -> tuple[Queue, ...]:
-    """Return the queues that read the metaqueue, in the order of the router's look-ups."""
+    """Return the queues that read the metaqueue, in the order of the router's look-ups; none in a machine without a router."""
+    if not config.experts:
+        return ()
     return tuple(
         queue
         for queue in machine_queues(config)
-        if any(issubclass(kind, Predicated) for kind in queue_kinds(queue))
+        if any(issubclass(kind, Predicated) for kind in queue_kinds(config, queue))
     )
 
 
@@ -55,9 +67,9 @@ def instruction_layout(kind: type[Instruction]) -> data.StructLayout:
     return data.StructLayout({"opcode": OPCODE_BITS, **{field.name: field.bits for field in fields(kind)}})
 
 
-def entry_layout(queue: Queue) -> data.StructLayout:
+def entry_layout(config: AcceleratorConfig, queue: Queue) -> data.StructLayout:
     """Return what waits in a queue: the instruction, cut to the widest kind of this queue, and its number."""
-    width = max(instruction_layout(kind).size for kind in queue_kinds(queue))
+    width = max(instruction_layout(kind).size for kind in queue_kinds(config, queue))
     return data.StructLayout({"word": width, "pc": PC_BITS})
 
 
@@ -72,13 +84,13 @@ class InstructionQueue(wiring.Component):
 
     Members
     -------
-    instruction : In(stream of entry_layout(queue))
+    instruction : In(stream of entry_layout(config, queue))
     ready_from : In(QUEUES)
         Bit q: a token from queue q is waiting here.
     taken, left : Out(QUEUES)
         Bit q, for one cycle: a token from queue q is taken; a token is left for queue q.
     lookup : Out(lookup_port())
-        The metaqueue, read as the instruction starts.
+        The metaqueue, read as the instruction starts; of no use in a machine without a router.
     command_N : Out(command_stream(kind)), done_N : In(1)
         To and from the unit of the queue's N-th kind.
     head : Out(PC_BITS), occupied, working, waiting, skipped, idle : Out(1)
@@ -94,9 +106,9 @@ class InstructionQueue(wiring.Component):
     def __init__(self, config: AcceleratorConfig, queue: Queue) -> None:
         self.config = config
         self.queue = queue
-        self.kinds = queue_kinds(queue)
+        self.kinds = queue_kinds(config, queue)
         members = {
-            "instruction": In(stream.Signature(entry_layout(queue))),
+            "instruction": In(stream.Signature(entry_layout(config, queue))),
             "ready_from": In(QUEUES),
             "taken": Out(QUEUES),
             "left": Out(QUEUES),
@@ -115,7 +127,7 @@ class InstructionQueue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        layout = entry_layout(self.queue)
+        layout = entry_layout(self.config, self.queue)
         depth = max(self.config.queue_depth, FETCH_DEPTH if self.queue == Queue.FETCH else 0)
         m.submodules.buffer = buffer = fifo.SyncFIFOBuffered(width=layout.size, depth=depth)
         head = data.View(layout, buffer.r_data)
@@ -197,6 +209,10 @@ class InstructionQueue(wiring.Component):
         ]
         return running
 
+    def _predicated(self, kind: type[Instruction]) -> bool:
+        """Whether instructions of a kind may depend on an expert, in this machine."""
+        return issubclass(kind, Predicated) and self.config.experts > 0
+
     def _resolve(
         self,
         m: Module,
@@ -208,7 +224,7 @@ class InstructionQueue(wiring.Component):
     ) -> None:
         """Look up the expert of a predicated instruction; note its number and what its queue holds beyond `first`."""
         for kind, view in zip(self.kinds, views, strict=True):
-            if issubclass(kind, Predicated):
+            if self._predicated(kind):
                 with m.If((opcode == kind.opcode) & view.expert_enable):
                     m.d.comb += [
                         self.lookup.meta.eq(view.meta),
@@ -228,12 +244,12 @@ class InstructionQueue(wiring.Component):
         left_of_queue: Signal,
     ) -> list[object]:
         """Fill a unit's command from the instruction; `expert` counts only where the instruction asks for one."""
-        predicated = issubclass(kind, Predicated)
+        predicated = self._predicated(kind)
         assignments: list[object] = []
         for name, _ in command_layout(kind):
             target = getattr(payload, name)
-            if name == "expert" and predicated:
-                value = Mux(view.expert_enable, expert, Const(0))
+            if name == "expert":
+                value = Mux(view.expert_enable, expert, Const(0)) if predicated else Const(0)
             elif name == "rows" and predicated:
                 fewer = view.expert_enable & (left_of_queue < view.rows)
                 value = Mux(fewer, left_of_queue, view.rows)

@@ -10,11 +10,12 @@ from amaranth.lib.wiring import In, Out
 
 from hwattn.rtl.axi import ADDRESS_BITS, PAGE_BITS
 from hwattn.rtl.counters import Counters
-from hwattn.rtl.host import REGISTER_BITS, UNIT_BITS, window_bits
+from hwattn.rtl.entries import UNIT_BITS
+from hwattn.rtl.host import REGISTER_BITS, window_bits
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_write
-from hwattn.rtl.queue import PC_BITS, machine_queues
+from hwattn.rtl.queue import machine_queues
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, QUEUES, Queue
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, PC_BITS, QUEUES, Queue
 from hwattn.spec.registers import (
     BUS_TIMEOUT_CYCLES,
     IDENTIFICATION,
@@ -41,7 +42,7 @@ class Registers(wiring.Component):
     Members
     -------
     register : In(8), read : In(1), data : Out(32)
-        Read port; `data` comes one cycle after `read`, of which there is at most one in three cycles.
+        Read port: `register` comes a cycle before `read` and holds, `data` one cycle after it. At most one read in three cycles.
     write : In(entry_write(8, 32))
         Writes, always taken at once.
     start, step, reset : Out(1)
@@ -59,7 +60,7 @@ class Registers(wiring.Component):
 
     Latency
     -------
-    One cycle to read or write.
+    Two cycles to read, one to write.
     """
 
     def __init__(self, config: AcceleratorConfig, program_hash: int = 0, interval_shift: int = 6) -> None:
@@ -201,8 +202,11 @@ class Registers(wiring.Component):
         most = [QUEUES if register == Register.SKIPPED else 1 for register in events]
         m.submodules.counters = counters = Counters(most, UNIT_BITS)
         m.d.comb += [counters.clear.eq(self.start), counters.count.eq(self.running)]
+        counted = Signal()
+        m.d.sync += counted.eq(0)
+        m.d.comb += counters.read.eq(counted & self.read)
         for number, (register, event) in enumerate(events.items()):
             m.d.comb += counters.events[number].eq(event)
             with m.If(self.register == int(register)):
-                m.d.comb += [counters.index.eq(number), counters.read.eq(self.read)]
+                m.d.sync += [counters.index.eq(number), counted.eq(1)]
         return list(map(int, events)), counters.value

@@ -113,22 +113,24 @@ class RowWriter(wiring.Component):
         with m.If(self.start):
             m.d.sync += [row.eq(0), offset.eq(0), left.eq(self.command.columns)]
 
-        # The old value of a residual: low word, then high word
-        asked, got = Signal(range(3)), Signal(range(3))
+        # The old value of a residual: low word, then high word; what is asked for lies in registers, for others wait for the answer
+        asking, high_asked, got = Signal(), Signal(), Signal(range(3))
+        place = Signal(WORD_ADDRESS_BITS)
         old_low, old_high = Signal(8 * lanes), Signal(8 * lanes)
-        m.d.comb += [
-            self.act_read.request.valid.eq(fetch_valid & residual & (asked != 2)),
-            self.act_read.request.payload.eq(fetch.addr + asked),
-        ]
-        with m.If(self.act_read.request.valid & self.act_read.request.ready):
-            m.d.sync += asked.eq(asked + 1)
+        m.d.comb += [self.act_read.request.valid.eq(asking), self.act_read.request.payload.eq(place)]
+        with m.If(asking & self.act_read.request.ready):
+            m.d.sync += [place.eq(place + 1), high_asked.eq(1), asking.eq(~high_asked)]
+        with m.If(load):
+            m.d.sync += [asking.eq(residual), high_asked.eq(0), place.eq(self.address + offset)]
         with m.If(self.act_read.valid):
             m.d.sync += [got.eq(got + 1), old_low.eq(old_high), old_high.eq(self.act_read.data)]
         with m.If(fetch_end):
-            m.d.sync += [asked.eq(0), got.eq(0)]
+            m.d.sync += got.eq(0)
 
         # From `fetch` into `store`
         store, store_valid, store_end, high = Signal(layout), Signal(), Signal(), Signal()
+        with m.If(store_valid & self.act_write.ready):
+            m.d.sync += [high.eq(two_words & ~high), store.addr.eq(store.addr + 1)]
         m.d.comb += fetch_end.eq(fetch_valid & (~residual | (got == 2)) & (~store_valid | store_end))
         with m.If(store_end):
             m.d.sync += store_valid.eq(0)
@@ -146,12 +148,10 @@ class RowWriter(wiring.Component):
         elements = [store.elements[i].as_unsigned() for i in range(lanes)]
         m.d.comb += [
             self.act_write.valid.eq(store_valid),
-            write.addr.eq(store.addr + high),
+            write.addr.eq(store.addr),
             write.mask.eq((1 << lanes) - 1),
             write.data.eq(Mux(high, Cat(each[8:] for each in elements), Cat(each[:8] for each in elements))),
             store_end.eq(store_valid & self.act_write.ready & (high | ~two_words)),
         ]
-        with m.If(store_valid & self.act_write.ready):
-            m.d.sync += high.eq(two_words & ~high)
         m.d.sync += self.done.eq(store_end & store.last)
         return m

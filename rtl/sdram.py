@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.hdl import Module, Mux
+from amaranth.lib.wiring import Component, In, Out, flipped
 
 from hwattn.rtl.axi import axi_port
-from hwattn.rtl.sdram_bursts import SdramReader, SdramWriter
-from hwattn.rtl.sdram_pins import sdram_pins
+from hwattn.rtl.sdram_bursts import SdramReader, SdramWriter, split_channels, take_turns
+from hwattn.rtl.sdram_pins import sdram_pins, sdram_power_up
 from hwattn.rtl.sdram_sequencer import SdramSequencer
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.sdram import SdramTiming
@@ -28,7 +28,8 @@ class SdramController(Component):
     Members
     -------
     axi : In(axi_port(config))
-        Incrementing bursts of whole words that cross no page. A burst beyond the chip is answered with SLVERR and writes nothing.
+        Incrementing bursts of whole words that cross no page. A burst beyond the chip is answered with SLVERR and writes nothing. Where the
+        chip has no pins to mask bytes, a column is written only whole: a part of one is not written, and answered with SLVERR.
     pins : Out(sdram_pins(timing.chip))
 
     Latency
@@ -51,40 +52,19 @@ class SdramController(Component):
         m.submodules.reader = reader = SdramReader(self.config, timing)
         m.submodules.writer = writer = SdramWriter(self.config, timing)
         m.submodules.sequencer = sequencer = SdramSequencer(
-            timing, timing.columns(lanes), timing.refresh_period(lanes)
+            timing, sdram_power_up(timing), timing.columns(lanes), timing.refresh_period(lanes)
         )
-        axi, pins = self.axi, self.pins
-        for name, member in axi_port(self.config).members.items():
-            unit = reader if name.startswith("ar") or name[0] == "r" else writer
-            mine, its = getattr(axi, name), getattr(unit.axi, name)
-            m.d.comb += its.eq(mine) if member.flow == Out else mine.eq(its)
-
-        prefer_write, writing, chosen, writes = Signal(), Signal(), Signal(), Signal()
-        with m.If(reader.ends):
-            m.d.sync += prefer_write.eq(1)
-        with m.If(writer.ends):
-            m.d.sync += prefer_write.eq(0)
+        pins = self.pins
+        split_channels(m, flipped(self.axi), reader, writer)
+        writes = take_turns(m, reader, writer, sequencer)
         m.d.comb += [
-            chosen.eq(writer.wanted & (prefer_write | ~reader.wanted)),
-            writes.eq(Mux(sequencer.index == 0, chosen, writing)),
-            # data that are being read must be off the pins before others are driven
-            sequencer.wanted.eq(Mux(writes, ~reader.in_flight, reader.wanted)),
-            sequencer.writes.eq(writes),
-            sequencer.nowhere.eq(Mux(writes, writer.nowhere, reader.nowhere)),
-            sequencer.place.eq(Mux(writes, writer.place, reader.place)),
             pins.command.eq(sequencer.command),
             pins.bank.eq(sequencer.bank),
             pins.address.eq(sequencer.address),
             pins.output.eq(writer.data),
-            pins.drive.eq(sequencer.issue & writes & ~writer.nowhere),
-            pins.mask.eq(Mux(pins.drive, writer.mask, Mux(sequencer.running, 0, ~0))),
+            pins.drive.eq(sequencer.issue & writes & ~writer.nowhere & ~writer.skip),
             reader.column.eq(pins.input),
         ]
-        m.d.sync += writing.eq(writes)
-        for unit, mine in ((reader, ~writes), (writer, writes)):
-            m.d.comb += [
-                unit.issue.eq(sequencer.issue & mine),
-                unit.last.eq(sequencer.last & mine),
-                unit.index.eq(sequencer.index),
-            ]
+        if timing.chip.masked:
+            m.d.comb += pins.mask.eq(Mux(pins.drive, writer.mask, Mux(sequencer.running, 0, ~0)))
         return m

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import exact_log2
 
-from hwattn.rtl.sdram_pins import ALL_BANKS, Command
-from hwattn.spec.sdram import SdramTiming
-
-INITIAL_REFRESHES = 8
-CAS_LATENCY_SHIFT = 4
-"""Place of the latency in the mode register; all else there is 0: bursts of one column, in order, reads and writes alike."""
+from hwattn.rtl.sdram_pins import ALL_BANKS, Command, Step
+from hwattn.spec.dram import DramTiming
 
 
 class SdramSequencer(Component):
@@ -19,9 +17,11 @@ class SdramSequencer(Component):
 
     Parameters
     ----------
-    timing : SdramTiming
+    timing : DramTiming
+    steps : sequence of Step
+        The commands of power-up.
     columns : int
-        Of a word; a power of two, at least 2.
+        Of a word; a power of two.
     period : int
         Cycles from one wish for a refresh to the next.
 
@@ -30,21 +30,26 @@ class SdramSequencer(Component):
     wanted, writes, nowhere : In(1), place : In
         A word waits; it is written; it lies beyond the chip, so that its columns pass without a command; number of its first column. From
         a word's first column to its last they must not change.
+    skip : In(1)
+        The column that is issued in this cycle passes without a command.
     issue, last : Out(1), index : Out
         A column is issued in this cycle; it is the word's last one; its number in the word.
     command, bank, address : Out
         To the pins.
     running : Out(1)
         Power-up is over.
+    released, enabled : Out(1)
+        As of the last `Step`.
 
     Latency
     -------
-    The first column in the cycle of `wanted` where its row is open. One cycle between words only where a row must be opened or a refresh
-    is due; rows are closed and opened as `timing` allows.
+    The first column in the cycle of `wanted` where its row is open, the next ones each `timing.ccd` cycles. One cycle between words only where
+    a row must be opened or a refresh is due; rows are closed and opened as `timing` allows.
     """
 
-    def __init__(self, timing: SdramTiming, columns: int, period: int) -> None:
+    def __init__(self, timing: DramTiming, steps: Sequence[Step], columns: int, period: int) -> None:
         self.timing = timing
+        self.steps = steps
         self.columns = columns
         self.period = period
         chip = timing.chip
@@ -54,6 +59,7 @@ class SdramSequencer(Component):
                 "writes": In(1),
                 "nowhere": In(1),
                 "place": In(chip.address_bits),
+                "skip": In(1),
                 "issue": Out(1),
                 "last": Out(1),
                 "index": Out(range(columns)),
@@ -61,6 +67,8 @@ class SdramSequencer(Component):
                 "bank": Out(chip.bank_bits),
                 "address": Out(chip.row_bits),
                 "running": Out(1),
+                "released": Out(1),
+                "enabled": Out(1),
             }
         )
 
@@ -75,14 +83,15 @@ class SdramSequencer(Component):
         opened = Signal(banks)
         is_open = Array(opened)[bank]
         target_bank, target_row = Signal.like(self.bank), Signal.like(self.address)
-        refreshes = Signal(range(INITIAL_REFRESHES + 1))
+        step = Signal(range(len(self.steps)))
         due = self._timer(m)
 
-        # what must pass before the next command, before a row may be closed, and before one may be opened
-        pause = Signal(range(timing.power_up + 1), init=timing.power_up)
-        to_close = Signal(range(max(timing.ras, timing.wr) + 1))
-        to_open = Signal(range(timing.rc + 1))
-        for left in (pause, to_close, to_open):
+        # what must pass before the next command, column or read, before a row may be closed, and before one may be opened
+        pause = Signal(range(max(step.after for step in self.steps) + 1))
+        to_column, to_read = Signal(range(timing.ccd)), Signal(range(timing.write_to_read))
+        to_close = Signal(range(max(timing.ras, timing.write_to_close, timing.read_to_close) + 1))
+        to_open = Signal(range(timing.opening + 1))
+        for left in (pause, to_column, to_read, to_close, to_open):
             with m.If(left.any()):
                 m.d.sync += left.eq(left - 1)
 
@@ -98,35 +107,40 @@ class SdramSequencer(Component):
         ]
         with m.If(self.issue):
             m.d.sync += self.index.eq(Mux(self.last, 0, self.index + 1))
-            m.d.comb += self.address.eq(Cat(self.index, column[exact_log2(self.columns) :]))
-            with m.If(~self.nowhere):
+            in_burst = Const(0, chip.burst_bits)
+            m.d.sync += to_column.eq(timing.ccd - 1)
+            m.d.comb += self.address.eq(Cat(in_burst, self.index, column[exact_log2(self.columns) :]))
+            with m.If(~self.nowhere & ~self.skip):
                 m.d.comb += self.command.eq(Mux(self.writes, Command.WRITE, Command.READ))
-                with m.If(self.writes & (to_close < timing.wr)):
-                    m.d.sync += to_close.eq(timing.wr - 1)
+                open_for = Mux(self.writes, timing.write_to_close, timing.read_to_close)
+                with m.If(to_close < open_for):
+                    m.d.sync += to_close.eq(open_for - 1)
+                with m.If(self.writes):
+                    m.d.sync += to_read.eq(timing.write_to_read - 1)
 
         with m.FSM():
-            with m.State("Power up"), m.If(~pause.any()):
-                m.d.comb += self.address.eq(ALL_BANKS)
-                send(Command.PRECHARGE, timing.rp, "First refreshes")
-            with m.State("First refreshes"), m.If(~pause.any()):
-                m.d.sync += refreshes.eq(refreshes + 1)
-                send(Command.REFRESH, timing.rfc, "First refreshes")
-                with m.If(refreshes == INITIAL_REFRESHES - 1):
-                    m.next = "Mode"
-            with m.State("Mode"), m.If(~pause.any()):
-                m.d.comb += [self.bank.eq(0), self.address.eq(chip.cas_latency << CAS_LATENCY_SHIFT)]
-                m.d.sync += self.running.eq(1)
-                send(Command.MODE, timing.mrd, "Words")
+            with m.State("Power up"), m.If(~pause.any()), m.Switch(step):
+                for number, one in enumerate(self.steps):
+                    with m.Case(number):
+                        m.d.comb += [self.bank.eq(one.bank), self.address.eq(one.address)]
+                        m.d.sync += [self.released.eq(one.released), self.enabled.eq(one.enabled)]
+                        if number == len(self.steps) - 1:
+                            m.d.sync += self.running.eq(1)
+                            send(one.command, one.after, "Words")
+                        else:
+                            m.d.sync += step.eq(number + 1)
+                            send(one.command, one.after, "Power up")
             with m.State("Words"):
                 between = self.index == 0
                 hit = self.nowhere | (is_open & (rows[bank] == row))
+                able = ~to_column.any() & (self.writes | ~to_read.any())
                 with m.If(~between):
-                    m.d.comb += self.issue.eq(1)
+                    m.d.comb += self.issue.eq(able)
                 with m.Elif(~pause.any()):
                     with m.If(due):
                         m.next = "Close all"
                     with m.Elif(self.wanted & hit):
-                        m.d.comb += self.issue.eq(1)
+                        m.d.comb += self.issue.eq(able)
                     with m.Elif(self.wanted):
                         m.d.sync += [target_bank.eq(bank), target_row.eq(row)]
                         m.next = "Open"
@@ -141,9 +155,10 @@ class SdramSequencer(Component):
                 m.d.sync += [
                     Array(opened)[target_bank].eq(1),
                     rows[target_bank].eq(target_row),
-                    to_open.eq(timing.rc - 1),
-                    to_close.eq(timing.ras - 1),
+                    to_open.eq(timing.opening - 1),
                 ]
+                with m.If(to_close < timing.ras):
+                    m.d.sync += to_close.eq(timing.ras - 1)
                 send(Command.ACTIVATE, timing.rcd, "Words")
             with m.State("Close all"), m.If(~to_close.any()):
                 m.d.comb += self.address.eq(ALL_BANKS)

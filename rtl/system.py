@@ -7,17 +7,16 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hwattn.rtl.axi import axi_port
+from hwattn.rtl.dram import dram_controller
 from hwattn.rtl.host import host_request, host_response
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS, Machine
 from hwattn.rtl.multipliers import MultiplierStyle
-from hwattn.rtl.sdram import SdramController
-from hwattn.rtl.sdram_pins import sdram_pins
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.link import SILENCE_BYTES
 from hwattn.spec.program import Program
-from hwattn.spec.sdram import SdramTiming
 
 
 class SerialMachine(wiring.Component):
@@ -32,7 +31,7 @@ class SerialMachine(wiring.Component):
         Initial contents of the memories.
     multiplier_style : MultiplierStyle
         As of the :class:`Machine`.
-    sdram : SdramTiming, optional
+    sdram : DramTiming, optional
         The chip that is external memory, at the machine's clock.
 
     Members
@@ -43,7 +42,7 @@ class SerialMachine(wiring.Component):
         Bits of ``spec.registers.Status``.
     request : In(host_request()), response : Out(host_response())
         The machine's bus, beside the link and before it: for testbenches. On a board it stays unconnected.
-    axi : Out(axi_port(config)), or sdram : Out(sdram_pins(chip))
+    axi : Out(axi_port(config)), or sdram : Out(sdram_pins(chip)) or Out(ddr3_pins(chip))
         The port to external memory or the chip's pins, where `config.external_words` is not 0.
 
     Latency
@@ -57,7 +56,7 @@ class SerialMachine(wiring.Component):
         divisor: int,
         program: Program | None = None,
         multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
-        sdram: SdramTiming | None = None,
+        sdram: DramTiming | None = None,
     ) -> None:
         self.config = config
         self.divisor = divisor
@@ -66,7 +65,8 @@ class SerialMachine(wiring.Component):
         self.timing = sdram if config.external_words else None
         external = {"axi": Out(axi_port(config))} if config.external_words else {}
         if self.timing:
-            external = {"sdram": Out(sdram_pins(self.timing.chip))}
+            self._controller = dram_controller(config, self.timing)
+            external = {"sdram": self._controller.signature.members["pins"]}
         super().__init__(
             {
                 "rx": In(1, init=1),
@@ -85,7 +85,7 @@ class SerialMachine(wiring.Component):
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         if self.timing:
-            m.submodules.sdram_controller = controller = SdramController(self.config, self.timing)
+            m.submodules.sdram_controller = controller = self._controller
             connect(m, machine.axi, controller.axi)
             connect(m, controller.pins, flipped(self.sdram))
         elif self.config.external_words:

@@ -7,7 +7,7 @@
  *
  *     hwattn machine = {.line = {send, receive, settle, NULL}};
  *     if (hwattn_open(&machine, 0x12345678u) == HWATTN_OK) {
- *         hwattn_write(&machine, HWATTN_ADDRESS(HWATTN_REGION_ACT, image_unit), image, image_units);
+ *         hwattn_write(&machine, HWATTN_ADDRESS(HWATTN_REGION_ACT, image_unit), image, image_units);   (or REGION_EXTERNAL)
  *         hwattn_run(&machine, entry, 1000);
  *         hwattn_read(&machine, HWATTN_ADDRESS(HWATTN_REGION_ACT, output_unit), output, output_units);
  *     }

@@ -29,12 +29,27 @@ int execute(State<C>& state, Word<C::lanes>* external, const Encoded& word) {
     return ErrorCause::NONE;
 }
 
+// An instruction by its number, from the program memory or, where the program is streamed, from external memory.
+template <class C>
+Encoded instruction_at(const State<C>& state, const Word<C::lanes>* external, unsigned index) {
+    if (!C::program_streamed) return state.program[index];
+    Encoded word = 0;
+    for (unsigned byte = 0; byte < INSTRUCTION_BITS / 8; ++byte) {
+#pragma HLS PIPELINE II=1
+        const unsigned place = index * (INSTRUCTION_BITS / 8) + byte;
+        word.range(8 * byte + 7, 8 * byte) = ap_uint<8>(uint8_t(external[place / C::lanes].byte[place % C::lanes]));
+    }
+    return word;
+}
+
 // Run from instruction `entry` to the next Halt; returns an ErrorCause.
 template <class C>
 int run(State<C>& state, Word<C::lanes>* external, unsigned entry) {
-    for (unsigned index = entry; index < C::program_words; ++index) {
-        if (opcode(state.program[index]) == Opcode::HALT) return ErrorCause::NONE;
-        const int cause = execute(state, external, state.program[index]);
+    constexpr unsigned capacity = C::program_streamed ? 1u << PC_BITS : C::program_words;
+    for (unsigned index = entry; index < capacity; ++index) {
+        const Encoded word = instruction_at(state, external, index);
+        if (opcode(word) == Opcode::HALT) return ErrorCause::NONE;
+        const int cause = execute(state, external, word);
         if (cause != ErrorCause::NONE) return cause;
     }
     return ErrorCause::END_OF_PROGRAM;

@@ -24,15 +24,11 @@ inline Encoded encoded(const InstructionWord& bytes) {
     return word;
 }
 
-// bias, then multiplier and shift << 16.
 template <class C>
 void load_params(State<C>& state, const uint64_t* entries, unsigned count) {
     for (unsigned index = 0; index < count; ++index) {
 #pragma HLS PIPELINE II=1
-        const ap_uint<64> entry = entries[index];
-        state.param[index].bias = ap_uint<32>(entry.range(31, 0));
-        state.param[index].multiplier = entry.range(32 + MULTIPLIER_BITS - 1, 32);
-        state.param[index].shift = entry.range(53, 48);
+        state.param[index] = parameter(entries[index]);
     }
 }
 

@@ -33,6 +33,16 @@ struct Parameter {
     ap_uint<6> shift;
 };
 
+// An entry as the host writes it: bias, then multiplier and shift << 16.
+inline Parameter parameter(const ap_uint<64>& entry) {
+#pragma HLS INLINE
+    Parameter found;
+    found.bias = ap_uint<32>(entry.range(31, 0));
+    found.multiplier = entry.range(32 + MULTIPLIER_BITS - 1, 32);
+    found.shift = entry.range(53, 48);
+    return found;
+}
+
 // delta(|x|) of the activation at the left knots, and to the right ones.
 struct ActivationTable {
     ap_int<ACTIVATION_VALUE_BITS> value[ACTIVATION_INTERVALS];

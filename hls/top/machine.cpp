@@ -33,7 +33,7 @@ int hwattn_machine(
         load_machine(state, extent, weights, params, norm, table, INTERVAL_SHIFT, program);
     }
     if (task >= TASKS) return ErrorCause::END_OF_PROGRAM;
-    copy_words(state.act + IMAGE_BASE, image, IMAGE_WORDS);
+    copy_words((IMAGE_EXTERNAL ? weights : state.act) + IMAGE_BASE, image, IMAGE_WORDS);
     const int cause = run(state, weights, ENTRY[task]);
     unsigned written = 0;
     for (int port = 0; port < PORTS; ++port) {

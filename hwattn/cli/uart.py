@@ -15,6 +15,7 @@ from hwattn.sim.cosim.contents import write_sdram
 from hwattn.sim.cosim.job import JOB_VARIABLE, Findings, Job
 from hwattn.sim.cosim.sdram import ULX3S_AT_25_MHZ
 from hwattn.sim.cosim.session import TOP, machine_verilog
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
@@ -32,6 +33,7 @@ def drive_over_pins(
     preloaded: bool = True,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
     noise: float = 0.0,
+    sdram: DramTiming = ULX3S_AT_25_MHZ,
 ) -> Findings:
     """Run images on a simulated board through its UART, with the host's driver; its external memory, if any, is an SDRAM chip.
 
@@ -47,6 +49,8 @@ def drive_over_pins(
         How the machine multiplies.
     noise : float
         Share of frames, in each direction, of which a byte is dropped, doubled or changed.
+    sdram : DramTiming
+        The chip.
 
     Returns
     -------
@@ -59,8 +63,8 @@ def drive_over_pins(
         The driver gave up, or the simulation failed.
     """
     external = bool(program.config.external_words)
-    sdram = ULX3S_AT_25_MHZ if external else None
-    built = runner.build(machine_verilog(program.config, None, multiplier_style, sdram), TOP)
+    chip = sdram if external else None
+    built = runner.build(machine_verilog(program.config, None, multiplier_style, chip), TOP)
     with tempfile.TemporaryDirectory(prefix="hwattn-") as scratch:
         folder = Path(scratch)
         result = folder / "findings.json"
@@ -77,9 +81,7 @@ def drive_over_pins(
             result=str(result),
         )
         save_program(program, Path(job.program))
-        in_chip = (
-            write_sdram(program, folder, ULX3S_AT_25_MHZ.chip.data_bytes) if external and preloaded else []
-        )
+        in_chip = write_sdram(program, folder, sdram.chip.data_bytes) if external and preloaded else []
         np.save(job.images, np.asarray(images, np.float32), allow_pickle=False)
         job.save(folder / "job.json")
         runner.run(

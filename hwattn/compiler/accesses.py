@@ -1,7 +1,7 @@
 """What every instruction reads and writes, as numbered locations: the ground on which tokens stand.
 
 Locations are the words of the activation memory, then resident slots, accumulator banks, softmax states and the experts' queues; with
-external memory the words of the weight buffer, and of external memory those that the program writes. What is only read has none. An
+external memory the words of the weight buffer, the entries of the parameter and the norm memory, and of external memory those that change from image to image. What is only read has none. An
 accumulator bank counts as written by every use: only one unit may be at a bank.
 """
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hwattn.compiler.layout import ceil_div, int16_words
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.entries import ENTRY_BYTES, ENTRY_REGIONS
 from hwattn.spec.isa import (
     EXTERNAL_ADDRESS_BITS,
     SOFTMAX_STATES,
@@ -54,7 +55,7 @@ class AccessMap:
     ----------
     config : AcceleratorConfig
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
     """
 
     def __init__(self, config: AcceleratorConfig, scratch: tuple[int, int] = (0, 0)) -> None:
@@ -65,7 +66,10 @@ class AccessMap:
         self.states = self.banks + config.acc_banks
         self.queues = self.states + SOFTMAX_STATES
         self.buffer = self.queues + 1
-        self.scratch = self.buffer + (config.weight_words if config.external_words else 0)
+        fetched = bool(config.external_words)
+        self.params = self.buffer + fetched * config.weight_words
+        self.norms = self.params + fetched * config.param_words
+        self.scratch = self.norms + fetched * config.norm_words
         self.count = self.scratch + scratch_words
         self._routed = (0, 0)
 
@@ -73,6 +77,8 @@ class AccessMap:
         """Describe a location for a message."""
         kinds = (
             (self.scratch, "external word"),
+            (self.norms, "norm memory entry"),
+            (self.params, "parameter entry"),
             (self.buffer, "weight buffer word"),
             (self.queues, "expert queues"),
             (self.states, "softmax state"),
@@ -101,7 +107,9 @@ class AccessMap:
             case Fetch():
                 starts = one.target + np.arange(one.runs) * one.target_stride
                 source = one.source + np.arange(one.runs) * one.source_stride
-                return self._external(source, one.words), self._in(one.memory, _runs(starts, one.words))
+                entries = one.memory in ENTRY_REGIONS
+                count = one.words * self.config.lanes // ENTRY_BYTES if entries else one.words
+                return self._external(source, one.words), self._in(one.memory, _runs(starts, count))
             case Store():
                 source = one.source + np.arange(one.runs) * one.source_stride
                 starts = one.target + np.arange(one.runs) * one.target_stride
@@ -123,14 +131,16 @@ class AccessMap:
             case Route():
                 low, high = (one.token, one.token) if one.clear else self._routed
                 self._routed = min(low, one.token), max(high, one.token + one.rows)
-                return [], [self._bank(one.acc_base, 3 * one.experts), np.array([self.queues])]
+                bias = self._in(Memory.NORM, _run(one.param_base, one.experts))
+                return bias, [self._bank(one.acc_base, 3 * one.experts), np.array([self.queues])]
         return [], []
 
     def _in(self, memory: int, words: Locations) -> list[Locations]:
-        """Locations of words of a memory; weights that no instruction writes have none."""
+        """Locations of words or entries of a memory; those that no instruction writes have none."""
         if memory == Memory.ACT:
             return [words]
-        return [self.buffer + words] if self.config.external_words else []
+        base = {Memory.WEIGHT: self.buffer, Memory.PARAM: self.params, Memory.NORM: self.norms}
+        return [base[Memory(memory)] + words] if self.config.external_words else []
 
     def _external(self, starts: Locations, words: int) -> list[Locations]:
         """Locations of runs of external words, as far as the program writes there."""
@@ -165,7 +175,10 @@ class AccessMap:
 
     def _post(self, one: Post) -> tuple[list[Locations], list[Locations]]:
         lanes = self.config.lanes
-        state = [np.array([self.states + one.state])] if one.row_scale else []
+        if one.row_scale:
+            state = [np.array([self.states + one.state])]
+        else:
+            state = self._in(Memory.PARAM, _run(one.param_base, one.columns))
         bank = self._bank(one.acc_base, one.columns)
         if one.format == Format.COLUMNS:
             starts = one.base + np.arange(one.columns) * one.stride * lanes
@@ -181,7 +194,7 @@ class AccessMap:
         writes = [_runs(one.target + rows * one.target_stride, ceil_div(one.dim, lanes))]
         if one.wide:
             writes.append(_runs(one.wide_target + rows * one.wide_stride, 2 * ceil_div(one.dim, lanes)))
-        return [source], writes
+        return [source, *self._in(Memory.NORM, _run(one.param_base, one.dim))], writes
 
 
 def _run(base: int, words: int) -> Locations:

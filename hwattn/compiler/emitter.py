@@ -5,115 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hwattn.compiler.layout import RowLayout, ceil_div, int16_words, split_evenly
-from hwattn.compiler.memory import ReadOnlyMemory, require
+from hwattn.compiler.layout import ceil_div, split_evenly
+from hwattn.compiler.memory import ReadOnlyMemory, page_words, require
+from hwattn.compiler.operands import Entries, Expert, Piece, Place, Sink, Weights
 from hwattn.compiler.plan import Form
-from hwattn.compiler.scales import Scaling
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import Fetch, Format, Instruction, Load, Matmul, Memory, Post, Stage2
+from hwattn.spec.isa import Fetch, Instruction, Load, Matmul, Memory, Post, Stage2
 
 FETCH_WORDS = 2**16 - 1
 """Words of one run of a Fetch."""
 
 BUFFERED_CHUNKS = 4
 """Chunks of weights that the buffer should hold: one is used, the others are on their way."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor lies: token t at word ``base + (t - origin) * stride`` of the activation memory."""
-
-    base: int
-    stride: int
-    origin: int = 0
-
-    def address(self, token: int) -> int:
-        """Word address of a token."""
-        return self.base + (token - self.origin) * self.stride
-
-
-@dataclass(frozen=True)
-class Expert:
-    """Predicate of an instruction that belongs to an expert: entry `meta` of the metaqueue, tokens from `first` on."""
-
-    meta: int
-    first: int
-
-    @property
-    def fields(self) -> dict[str, int]:
-        """Return the fields of a predicated instruction."""
-        return {"expert_enable": 1, "meta": self.meta, "first": self.first}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a tile's rows along the features, that fits a slot: its LOAD, without slot.
-
-    With `low` it holds the low digits of the 16-bit rows whose high digits the piece before it holds: their products are added
-    shifted right by 8 bits.
-    """
-
-    load: Load
-    low: bool = False
-    unsigned: bool = False
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Streamed rows: `rows` rows of `words` words from word `base` on; those of the next expert `expert_stride` words on.
-
-    In external memory they are fetched chunk by chunk; of a chunk in the buffer `base` counts from its first word, and `chunk` is its
-    number, or None for weights that stay in their memory.
-    """
-
-    base: int
-    rows: int
-    words: int
-    expert_stride: int = 0
-    chunk: int | None = None
-
-
-@dataclass(frozen=True)
-class Sink:
-    """Where and how POST writes a layer's result.
-
-    `base` is the address of the tile's first row: a word address, or a BYTE address in format COLUMNS. `params` is the first
-    parameter entry, that of the next expert `expert_stride` entries on; `second` is the second scaling of an activation or None.
-    """
-
-    format: Format
-    base: int
-    stride: int
-    layout: RowLayout
-    params: int
-    expert_stride: int = 0
-    activation: bool = False
-    second: Scaling | None = None
-    gate: bool = False
-    scatter: bool = False
-
-    def pieces(self, start: int, count: int) -> list[tuple[int, int, int]]:
-        """Cut columns into pieces that one POST can write: (first column, columns, base)."""
-        lanes = self.layout.lanes
-        if self.format is Format.COLUMNS:
-            return [(start, count, self.base + start * self.stride * lanes)]
-        if self.format is not Format.INT8:
-            return [(start, count, self.base + int16_words(start, lanes))]
-        if self.layout.plain:
-            return [(start, count, self.base + self.layout.word(start))]
-        group = self.layout.group
-        return [
-            (column, min(group, start + count - column), self.base + self.layout.word(column))
-            for column in range(start, start + count, group)
-        ]
-
-    @property
-    def unit(self) -> int:
-        """Columns that a chunk must be a multiple of."""
-        if self.format is Format.COLUMNS:
-            return 1
-        return self.layout.lanes if self.format is not Format.INT8 or self.layout.plain else self.layout.group
 
 
 @dataclass
@@ -123,6 +28,8 @@ class Emitter:
     Parameters
     ----------
     config : AcceleratorConfig
+    paged : frozenset of Memory
+        Of the parameter and the norm memory those whose entries lie in external memory and are fetched ahead of their use.
 
     Attributes
     ----------
@@ -130,10 +37,11 @@ class Emitter:
     labels : list of str
         Layer of each instruction.
     chunks : list of (int or None)
-        Chunk of weights that an instruction fetches or streams; `hwattn.compiler.prefetch` gives it its place in the buffer.
+        Chunk of weights or entries that an instruction fetches or uses; `hwattn.compiler.prefetch` gives it its place in its memory.
     """
 
     config: AcceleratorConfig
+    paged: frozenset[Memory] = frozenset()
     instructions: list[Instruction] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     chunks: list[int | None] = field(default_factory=list)
@@ -147,6 +55,45 @@ class Emitter:
         self.weights = ReadOnlyMemory(place, (self.config.lanes,), np.int8)
         self.params = ReadOnlyMemory("param_words", (3,), np.int64)
         self.norm_params = ReadOnlyMemory("norm_words", (), np.int64)
+        self._entries = {Memory.PARAM: self.params, Memory.NORM: self.norm_params}
+
+    @property
+    def overflowing(self) -> frozenset[Memory]:
+        """Memories of entries that hold fewer than the model has, in a machine that could fetch them."""
+        if not self.config.external_words:
+            return frozenset()
+        return frozenset(
+            memory
+            for memory, contents in self._entries.items()
+            if contents.size > getattr(self.config, contents.field)
+        )
+
+    def add_entries(self, memory: Memory, experts: list[NDArray[np.int64]]) -> Entries:
+        """Store entries of the parameter or the norm memory, as many for each expert (or for the one that there is)."""
+        if memory not in self.paged:
+            return Entries(memory, self._entries[memory].add(np.concatenate(experts)), len(experts[0]))
+        packed = [page_words(memory, entries, self.config.lanes) for entries in experts]
+        words = len(packed[0])
+        return Entries(memory, self.weights.add(np.concatenate(packed)), words, words)
+
+    def fetch_entries(self, entries: Entries, expert: Expert | None = None) -> Entries:
+        """Return entries where they can be read from: fetched, as those of an expert if its queue holds any token, if need be."""
+        if entries.memory not in self.paged:
+            return entries
+        self._chunk += 1
+        predicate = replace(expert, first=0).fields if expert else {}
+        self.emit(
+            Fetch(
+                memory=entries.memory,
+                source=entries.base,
+                expert_stride=entries.stride if expert else 0,
+                words=entries.words,
+                runs=1,
+                **predicate,
+            ),
+            self._chunk,
+        )
+        return Entries(entries.memory, 0, chunk=self._chunk)
 
     def emit(self, instruction: Instruction, chunk: int | None = None) -> None:
         """Append an instruction of the current layer."""
@@ -316,9 +263,15 @@ class Emitter:
         return split_evenly(columns, largest, unit)
 
     def post(
-        self, bank: int, columns: tuple[int, int], rows: int, sink: Sink, expert: Expert | None = None
+        self,
+        bank: int,
+        columns: tuple[int, int],
+        rows: int,
+        sink: Sink,
+        entries: Entries,
+        expert: Expert | None = None,
     ) -> None:
-        """Requantize accumulator columns from `bank` on, and write them where the sink says."""
+        """Requantize accumulator columns from `bank` on by their entries, and write them where the sink says."""
         stage2 = Stage2.GATE if sink.gate else Stage2.CONSTANT if sink.second else Stage2.NONE
         for column, count, base in sink.pieces(*columns):
             self.emit(
@@ -326,8 +279,8 @@ class Emitter:
                     acc_base=bank + column - columns[0],
                     columns=count,
                     rows=rows,
-                    param_base=sink.params + column,
-                    expert_stride=sink.expert_stride,
+                    param_base=entries.base + column,
+                    expert_stride=entries.stride if expert else 0,
                     activation=int(sink.activation),
                     stage2=stage2,
                     m2=sink.second.multiplier if sink.second else 0,
@@ -337,7 +290,8 @@ class Emitter:
                     base=base,
                     stride=sink.stride,
                     **(expert.fields if expert else {}),
-                )
+                ),
+                entries.chunk,
             )
 
 

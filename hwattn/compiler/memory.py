@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from hwattn.compiler.layout import ceil_div
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.entries import ENTRY_BYTES, pack_entries
 from hwattn.spec.errors import RefusedError
+from hwattn.spec.isa import Memory
 
 POWERS_OF_TWO = ("act_banks", "act_words", "acc_columns")
 """Fields of AcceleratorConfig that only take powers of two."""
@@ -58,6 +60,14 @@ class ReadOnlyMemory:
         if not self._blocks:
             return np.zeros((0, *self._width), self._dtype)
         return np.concatenate(self._blocks)
+
+
+def page_words(memory: Memory, entries: NDArray[np.int64], lanes: int) -> NDArray[np.int8]:
+    """Lay out entries as words of external memory (words, lanes), padded with zeros to whole words and whole entries."""
+    data = pack_entries(memory, entries).view(np.int8).reshape(-1)
+    padded = np.zeros(ceil_div(len(data), max(lanes, ENTRY_BYTES)) * max(lanes, ENTRY_BYTES), np.int8)
+    padded[: len(data)] = data
+    return padded.reshape(-1, lanes)
 
 
 def require(config: AcceleratorConfig, field: str, needed: int, reason: str) -> None:

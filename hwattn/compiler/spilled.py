@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import ceil_div
 from hwattn.compiler.lowering.attention import lower_attention
-from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.context import Context, ImagePlace
 from hwattn.compiler.lowering.embedding import lower_patch_embed
 from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.norm import lower_layer_norm
 from hwattn.compiler.memory import Buffer, pack_buffers, require
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form, Plan, Span, Step
+from hwattn.compiler.task import image_bands, image_source, image_words
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.isa import Fetch, Halt, Memory, Store
 from hwattn.spec.quantized import (
@@ -30,6 +32,9 @@ from hwattn.spec.quantized import (
 
 SETS = 2
 """Sets of buffers that alternate."""
+
+IMAGE_PART = 4
+"""A band of the image takes one in so many words of the activation memory at most, if one is so low."""
 
 Tensor = tuple[str, Form]
 
@@ -60,12 +65,13 @@ class SpilledLowering:
     ----------
     emitter : Emitter
     plan : Plan
-    image : int
-        Words of the image, which stays at the start of the activation memory.
+    outside : bool
+        The image lies in external memory, in the last words, and passes in bands; else it stays at the start of the activation memory.
     """
 
-    def __init__(self, emitter: Emitter, plan: Plan, image: int) -> None:
+    def __init__(self, emitter: Emitter, plan: Plan, outside: bool = False) -> None:
         self.emitter, self.plan, self.lanes = emitter, plan, emitter.config.lanes
+        self.image = self._image() if outside else ImagePlace(0)
         for step in plan.steps:
             if isinstance(step.nodes[0], QuantizedMixture):
                 name = step.nodes[0].name
@@ -76,7 +82,7 @@ class SpilledLowering:
                 )
         self.traffic = [self._traffic(step) for step in plan.steps]
         self.kept = {(name, Form.INT16) for _, name in plan.outputs()}
-        base = image
+        base = self.image.band.words if self.image.band else image_words(plan)
         places: dict[Tensor, Place] = {}
         for name, form in sorted(self.kept, key=lambda tensor: tensor[0]):
             start, stop = plan.needed[name]
@@ -92,11 +98,11 @@ class SpilledLowering:
             )
         self.base = base
         self.homes = self._homes()
-        self.context = Context(emitter, plan, places, {}, 0)
+        self.context = Context(emitter, plan, places, {}, self.image)
 
     @property
     def scratch_words(self) -> int:
-        """External words that the task writes: the last ones."""
+        """External words that the task writes: the last ones before the image."""
         return self._scratch_words
 
     def lower(self) -> int:
@@ -107,6 +113,13 @@ class SpilledLowering:
         self.emitter.label = "end"
         self.emitter.emit(Halt())
         return self.context.macs
+
+    def _image(self) -> ImagePlace:
+        """Give a band of the image its place: the highest that takes no more than a part of the activation memory."""
+        bands = image_bands(self.plan)
+        room = self.emitter.config.act_total_words // IMAGE_PART
+        band = next((band for band in bands if band.words <= room), bands[-1])
+        return ImagePlace(0, image_source(self.emitter.config, self.plan), band)
 
     def _traffic(self, step: Step) -> Traffic:
         """Find what a step reads and writes."""
@@ -161,7 +174,8 @@ class SpilledLowering:
                     buffers[tensor] = Buffer(tensor[0], self._words(tensor, stop - start), index, index)
         placed = list(buffers.values())
         self._scratch_words = pack_buffers(placed, 0)
-        start = self.emitter.config.external_words - self._scratch_words
+        end = self.image.source if self.image.band else self.emitter.config.external_words
+        start = end - self._scratch_words
         return {
             tensor: Place(start + buffer.base, self._stride(tensor), self.plan.needed[tensor[0]][0])
             for tensor, buffer in buffers.items()

@@ -1,19 +1,28 @@
-"""One task whose activations fit on chip: gives tensors their places in the activation memory, then lowers step by step."""
+"""One task whose activations fit on chip: gives tensors their places in the activation memory, then lowers step by step.
+
+Where external memory holds the weights, the widest tensors, between the two layers of an MLP, may be made and used up in blocks of tokens.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import replace
+
 import numpy as np
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import ceil_div, int16_words
 from hwattn.compiler.lowering.attention import lower_attention
-from hwattn.compiler.lowering.context import Context
+from hwattn.compiler.lowering.context import Band, Context, ImagePlace
 from hwattn.compiler.lowering.embedding import lower_patch_embed
 from hwattn.compiler.lowering.linear import lower_linears
 from hwattn.compiler.lowering.mixture import hidden_words, lower_mixture
 from hwattn.compiler.lowering.norm import lower_layer_norm
 from hwattn.compiler.memory import Buffer, place_buffers, try_place_buffers
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form, Plan, Step
+from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
 from hwattn.spec.isa import Copy, Halt, Memory
@@ -29,6 +38,9 @@ from hwattn.spec.quantized import (
 IMAGE = "image"
 RESIDUAL = "residual"
 
+BLOCKS = (1, 2, 3, 4, 6, 8)
+"""Numbers of blocks to try: with more, weights are fetched more often."""
+
 
 class TaskLowering:
     """Lowers one task: gives tensors their places, then emits step by step.
@@ -37,21 +49,33 @@ class TaskLowering:
     ----------
     emitter : Emitter
     plan : Plan
+    outside : bool
+        The image lies in external memory, in the last words, and passes in bands as high as fit.
 
     Attributes
     ----------
     fits : bool
         Whether the activation memory holds all that lives at the same time.
+    blocks : int
+        Blocks of tokens in which the tensors of `passing` are made and used up.
     """
 
-    def __init__(self, emitter: Emitter, plan: Plan) -> None:
+    def __init__(self, emitter: Emitter, plan: Plan, outside: bool = False) -> None:
         self.emitter, self.plan = emitter, plan
         self.lanes = emitter.config.lanes
         self.last_use = self._last_uses()
         self.stream = self._residual_buffers()
-        self.buffers = {buffer.name: buffer for buffer in self._buffers()}
-        self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
-        self.context = Context(emitter, plan, self._places(), self._scratch(), self.buffers[IMAGE].base)
+        self.passing = self._passing() if emitter.config.external_words else {}
+        bands: list[Band | None] = [*image_bands(plan)] if outside else [None]
+        for blocks, band in itertools.product(BLOCKS if self.passing else BLOCKS[:1], bands):
+            self.blocks = blocks
+            self.buffers = {buffer.name: buffer for buffer in self._buffers(band)}
+            self.fits = try_place_buffers(list(self.buffers.values()), emitter.config)
+            if self.fits:
+                break
+        source = image_source(emitter.config, plan) if outside else 0
+        image = ImagePlace(self.buffers[IMAGE].base, source, band)
+        self.context = Context(emitter, plan, self._places(), self._scratch(), image)
 
     def lower(self) -> int:
         """Emit the task; return its multiply-accumulates.
@@ -63,9 +87,12 @@ class TaskLowering:
         """
         if not self.fits:
             place_buffers(list(self.buffers.values()), self.emitter.config)
-        for step in self.plan.steps:
-            self.emitter.label = step.target.name if step.target else step.nodes[0].name
-            self._lower_step(step)
+        steps = iter(self.plan.steps)
+        for step in steps:
+            if self.blocks > 1 and step.nodes[0].name in self.passing:
+                self._lower_blocks(step, next(steps))
+            else:
+                self._lower_step(step)
         self.emitter.label = "end"
         self.emitter.emit(Halt())
         return self.context.macs
@@ -75,7 +102,51 @@ class TaskLowering:
         """External words that the task writes."""
         return 0
 
+    def _passing(self) -> dict[str, Form]:
+        """Find the tensors that one layer makes and the next one alone reads, to add its result in place; and their form."""
+        found = {}
+        for step, following in itertools.pairwise(self.plan.steps):
+            name = step.nodes[0].name
+            forms = self.plan.forms.get(name, set())
+            if (
+                len(step.nodes) == len(following.nodes) == len(forms) == 1
+                and step.target is None
+                and following.target is not None
+                and all(isinstance(one.nodes[0], QuantizedLinear) for one in (step, following))
+                and self.plan.source(following.nodes[0].inputs[0]) == name
+                and self.last_use[name] == self.plan.steps.index(following)
+                and self.plan.needed[name] == self.plan.needed[following.nodes[0].name]
+                and name not in self.plan.residual
+                and self._in_place(following.target)
+            ):
+                found[name] = next(iter(forms))
+        return found
+
+    def _in_place(self, add: Add) -> bool:
+        """Whether the result of an Add takes the buffer of its operand."""
+        return self.stream[add.name][0] == self.stream[self.plan.root(self._operand(add))[0]][0]
+
+    def _lower_blocks(self, step: Step, following: Step) -> None:
+        """Lower two layers block by block of their tokens."""
+        name = step.nodes[0].name
+        key = name, self.passing[name]
+        start, stop = self.plan.needed[name]
+        size = self._passing_rows(name)
+        for first in range(start, stop, size):
+            self.context.block = first, min(first + size, stop)
+            self.context.places[key] = replace(self.context.places[key], origin=first)
+            self._lower_step(step)
+            self._lower_step(following)
+        self.context.block = None
+
+    def _passing_rows(self, name: str) -> int:
+        """Tokens of a block: whole tiles."""
+        start, stop = self.plan.needed[name]
+        rows = self.emitter.config.rows
+        return ceil_div(ceil_div(stop - start, self.blocks), rows) * rows
+
     def _lower_step(self, step: Step) -> None:
+        self.emitter.label = step.target.name if step.target else step.nodes[0].name
         if step.target:
             self._copy_residual(step.target)
             self.emitter.label = step.nodes[0].name
@@ -133,8 +204,7 @@ class TaskLowering:
     def _copy_residual(self, add: Add) -> None:
         """Copy the operand of an Add that cannot happen in place."""
         operand = self._operand(add)
-        stored, _ = self.plan.root(operand)
-        if self.stream[add.name][0] == self.stream[stored][0]:
+        if self._in_place(add):
             return
         start, stop = self.plan.needed[add.name]
         source = self.context.place(operand, Form.INT16)
@@ -156,7 +226,10 @@ class TaskLowering:
             stride = ceil_div(stop - start, self.lanes)
             return stride, stride * self.plan.features[name]
         stride = self.plan.stride(name, form)
-        return stride, stride * (stop - start)
+        rows = stop - start
+        if name in self.passing and self.blocks > 1:
+            rows = min(rows, self._passing_rows(name))
+        return stride, stride * rows
 
     def _stored(self) -> list[tuple[int, str, Form]]:
         """Step, name and form of every tensor that has a buffer of its own."""
@@ -178,10 +251,8 @@ class TaskLowering:
                 found += [(index, node.name, form) for form in sorted(forms, key=lambda one: one.name)]
         return found
 
-    def _buffers(self) -> list[Buffer]:
-        steps = len(self.plan.steps)
-        image = ceil_div(int(np.prod(self.plan.model.image_shape)), self.lanes)
-        buffers = [Buffer(IMAGE, image, -1, steps)]
+    def _buffers(self, band: Band | None) -> list[Buffer]:
+        buffers = [self._image_buffer(band)]
         for index, step in enumerate(self.plan.steps):
             for made in [step.target.name] if step.target else [node.name for node in step.nodes]:
                 if made not in self.stream:
@@ -206,6 +277,17 @@ class TaskLowering:
                 )
             )
         return buffers
+
+    def _image_buffer(self, band: Band | None) -> Buffer:
+        """The whole image, which is there from the start and stays, or a band of it, as long as patches are embedded."""
+        if band is None:
+            return Buffer(IMAGE, image_words(self.plan), -1, len(self.plan.steps))
+        embeddings = [
+            index
+            for index, step in enumerate(self.plan.steps)
+            if isinstance(step.nodes[0], QuantizedPatchEmbed)
+        ]
+        return Buffer(IMAGE, band.words, embeddings[0], embeddings[-1])
 
     def _rivals(self, name: str) -> frozenset[str]:
         """Keys and values that stream while this query is loaded."""
@@ -233,6 +315,24 @@ class TaskLowering:
             for name, buffer in self.buffers.items()
             if name.startswith("hidden:")
         }
+
+
+def image_words(plan: Plan) -> int:
+    """Words of the image."""
+    return ceil_div(int(np.prod(plan.model.image_shape)), plan.lanes)
+
+
+def image_source(config: AcceleratorConfig, plan: Plan) -> int:
+    """First word of an image that lies in external memory: at its end."""
+    return config.external_words - image_words(plan)
+
+
+def image_bands(plan: Plan) -> list[Band]:
+    """Bands of whole rows of patches that an image can pass in, the highest first."""
+    heights = {node.weight.shape[2] for node in plan.model.nodes if isinstance(node, QuantizedPatchEmbed)}
+    unit, height = math.lcm(*heights), plan.model.image_shape[1]
+    counts = {ceil_div(ceil_div(height, unit), bands) for bands in range(1, ceil_div(height, unit) + 1)}
+    return [Band(plan.model.image_shape, count * unit, plan.lanes) for count in sorted(counts, reverse=True)]
 
 
 def _forms_of(node: object) -> set[Form]:

@@ -27,7 +27,7 @@ def synchronize(
         In program order, which defines their meaning.
     config : AcceleratorConfig
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
 
     Returns
     -------

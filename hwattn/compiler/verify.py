@@ -34,10 +34,20 @@ def verify_program(program: Program) -> None:
         instructions = program.instructions[start:stop]
         if not instructions or not isinstance(instructions[-1], Halt):
             raise _defect(f"task {task} does not end with Halt")
-        image_words = -(-int(np.prod(program.image.shape)) // program.config.lanes)
-        first_word = program.image.base // program.config.lanes
-        image = np.arange(first_word, first_word + image_words)
-        TaskCheck(instructions, program.config, image, program.scratch).run()
+        TaskCheck(instructions, program.config, _filled(program), program.scratch).run()
+
+
+def _filled(program: Program) -> NDArray[np.int64]:
+    """Locations, as numbered by `AccessMap`, that the host fills: the image, and the program's own entries."""
+    accesses = AccessMap(program.config, program.scratch)
+    first = program.image.base // program.config.lanes
+    if program.image.external:
+        first += accesses.scratch - program.scratch[0]
+    image = np.arange(first, first + program.image.words(program.config.lanes))
+    if not program.config.external_words:
+        return image
+    params = accesses.params + np.arange(len(program.params))
+    return np.concatenate((image, params, accesses.norms + np.arange(len(program.norm_params))))
 
 
 class TaskCheck:
@@ -47,17 +57,17 @@ class TaskCheck:
     ----------
     instructions : sequence of Instruction
     config : AcceleratorConfig
-    image : ndarray of int64
-        Words that the host has written.
+    filled : ndarray of int64
+        Locations that the host has written.
     scratch : tuple of int
-        First external word that the program writes, and the number of those words.
+        First external word that changes from image to image, and the number of those words.
     """
 
     def __init__(
         self,
         instructions: Sequence[Instruction],
         config: AcceleratorConfig,
-        image: NDArray[np.int64],
+        filled: NDArray[np.int64],
         scratch: tuple[int, int] = (0, 0),
     ) -> None:
         self.instructions = instructions
@@ -71,7 +81,7 @@ class TaskCheck:
         self.popped: dict[tuple[int, int], list[int]] = {pair: [] for pair in self.tokens}
         self.pushed: dict[tuple[int, int], int] = dict.fromkeys(self.tokens, 0)
         self.written = np.zeros(self.accesses.count, bool)
-        self.written[image] = True
+        self.written[filled] = True
 
     def run(self) -> None:
         """Walk the program once."""

@@ -12,7 +12,12 @@ from typing import Any
 
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
-from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS
+from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS, PC_BITS
+
+PROGRAM_BURST = 16
+"""Most instructions that are read from external memory at once."""
+
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class AcceleratorConfig:
     norm_words : int
         Entries of the LayerNorm parameter memory (gamma and beta of one feature).
     program_words : int
-        Instructions of program memory.
+        Instructions of program memory; with `program_streamed` those that are read ahead.
     acc_banks : int
         Accumulator banks, 2 or 4; with 4, post-processing and softmax work on some while the matrix unit fills others.
     acc_columns : int
@@ -52,14 +57,16 @@ class AcceleratorConfig:
     row_slots : int
         Resident tiles held at once (double buffering needs 2, attention uses 4).
     experts : int
-        Largest number of experts of a mixture.
+        Largest number of experts of a mixture; 0 for a machine without a router, for models without mixtures.
     tokens : int
         Largest number of tokens in one expert's queue.
     queue_depth : int
-        Instructions waiting in front of each unit.
+        Instructions waiting in front of each unit; with 1, the next one comes after the unit has taken it.
     external_words : int
         Words of `lanes` bytes of external memory behind an AXI4 port, for weights and for activations that do not fit; 0 for a machine
         without such a port.
+    program_streamed : int
+        1 for a machine whose program lies in external memory, from its first word on, and is read while it runs.
     """
 
     rows: int = 4
@@ -81,11 +88,12 @@ class AcceleratorConfig:
     tokens: int = 32
     queue_depth: int = 4
     external_words: int = 0
+    program_streamed: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "external_words" else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise RefusedError(
                     f"{field.name}={value!r}",
@@ -107,10 +115,13 @@ class AcceleratorConfig:
             self._check(name, _power_of_two(getattr(self, name)), "a power of two")
         self._check("acc_banks", self.acc_banks in (2, 4), "2 or 4")
         self._check("external_words", self.external_words <= 1 << EXTERNAL_ADDRESS_BITS, "at most 2**30")
+        self._check("program_streamed", self.program_streamed <= 1, "0 or 1")
+        if self.program_streamed:
+            self._check("external_words", self.external_words > 0, "more than 0 to stream the program from")
+            self._check("program_words", self.program_words >= 4, "4 or more to read ahead")
         self._check("row_slots", 2 <= self.row_slots <= 8, "2 to 8")
-        self._check("experts", self.experts <= 255, "1 to 255")
+        self._check("experts", self.experts <= 255, "0 to 255")
         self._check("tokens", self.tokens <= 65535, "1 to 65535")
-        self._check("queue_depth", self.queue_depth >= 2, "2 or more")
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
@@ -127,6 +138,19 @@ class AcceleratorConfig:
     def act_total_words(self) -> int:
         """Words of the whole activation memory; bank b holds words b * act_words and up."""
         return self.act_banks * self.act_words
+
+    @property
+    def program_burst(self) -> int:
+        """Instructions that are read from external memory at once: a power of two, whole words, half of what is read ahead at most."""
+        return 1 << min(PROGRAM_BURST, self.program_words // 2).bit_length() - 1
+
+    @property
+    def program_capacity(self) -> int:
+        """Instructions that a program may have."""
+        if not self.program_streamed:
+            return self.program_words
+        held = self.external_words * self.lanes // INSTRUCTION_BYTES
+        return min(1 << PC_BITS, held // self.program_burst * self.program_burst)
 
     def replace(self, **changes: Any) -> AcceleratorConfig:
         """Return a copy with some fields changed, validated again."""
@@ -146,6 +170,9 @@ class AcceleratorConfig:
         text = json.dumps(self.as_dict(), sort_keys=True).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
+
+_MAY_BE_ZERO = ("experts", "external_words", "program_streamed")
+"""Fields that leave a part of the machine out when they are 0."""
 
 _MEMORY_TABLE = "external_memory"
 """Table of a preset with the fields of its `ExternalMemory`."""

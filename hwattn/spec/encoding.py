@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwattn.spec.isa import (
     INSTRUCTION_BITS,
@@ -86,6 +90,13 @@ def decode(word: int) -> Instruction:
             value - (1 << field.bits) if field.signed and value >> (field.bits - 1) else value
         )
     return kind(**values)
+
+
+def encode_instructions(instructions: Sequence[Instruction]) -> NDArray[np.uint8]:
+    """Encode instructions as uint8 of shape (instructions, 32), the least significant byte first."""
+    size = INSTRUCTION_BITS // 8
+    packed = b"".join(encode(one).to_bytes(size, "little") for one in instructions)
+    return np.frombuffer(packed, np.uint8).reshape(-1, size)
 
 
 _NAMES: dict[str, type[IntEnum]] = {"memory": Memory, "format": Format, "stage2": Stage2}

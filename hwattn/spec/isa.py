@@ -23,6 +23,9 @@ QUEUES = 7
 TOKEN_LIMIT = 255
 """Largest number of tokens waiting between two queues."""
 
+PC_BITS = 16
+"""Of an instruction's number."""
+
 EXTERNAL_ADDRESS_BITS = 30
 """Of words of `lanes` bytes."""
 
@@ -66,6 +69,9 @@ class Memory(IntEnum):
 
     ACT = 0
     WEIGHT = 1
+    PARAM = 2
+    """Only FETCH names this and the next."""
+    NORM = 3
 
 
 class Format(IntEnum):
@@ -319,15 +325,17 @@ class Route(Instruction):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(Predicated):
-    """Copy `runs` runs of `words` words from external memory into the weight buffer or the activation memory.
+    """Copy `runs` runs of `words` words from external memory into another memory.
 
     Run r goes from external word ``source + expert * expert_stride + r * source_stride`` to word ``target + r * target_stride`` of `memory`.
+    In the parameter and the norm memory `target` and `target_stride` count entries; external words then hold entries one after the other as the
+    host writes them, two 32-bit units each, and sources, their strides and `words` are those of whole entries.
     """
 
     opcode = Opcode.FETCH
     queue = Queue.FETCH
 
-    memory: int = _bits(1)
+    memory: int = _bits(2)
     source: int = _bits(EXTERNAL_ADDRESS_BITS)
     expert_stride: int = _bits(24)
     target: int = _bits(20)

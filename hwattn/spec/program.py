@@ -17,13 +17,18 @@ from hwattn.spec.isa import INSTRUCTION_BITS, Instruction
 class ImagePort:
     """Where the host writes the image: int8 (channels, height, width), row-major from byte address `base`.
 
-    integer = clip(round_half_up(value / scale)) to int8.
+    The address is one of the activation memory, with `external` of external memory. integer = clip(round_half_up(value / scale)) to int8.
     """
 
     name: str
     base: int
     shape: tuple[int, int, int]
     scale: float
+    external: bool = False
+
+    def words(self, lanes: int) -> int:
+        """Words of `lanes` bytes that the image takes."""
+        return -(-int(np.prod(self.shape)) // lanes)
 
     def quantize(self, images: NDArray[np.float32]) -> NDArray[np.int8]:
         """Return the integers of float images, of the same shape."""
@@ -74,7 +79,8 @@ class Program:
     entries : tuple of int
         Index of the first instruction of each task.
     weights : ndarray of int8, shape (words, lanes)
-        Contents of the weight memory, or with `config.external_words` of external memory from its first word on.
+        Contents of the weight memory, or with `config.external_words` of external memory from its first word on: weights, entries of memories
+        that the program fills by itself, and before them, with `config.program_streamed`, the instructions.
     params : ndarray of int64, shape (entries, 3)
         bias (32 signed bits), multiplier (16), shift (6) of each output channel.
     norm_params : ndarray of int64, shape (entries,)
@@ -95,13 +101,13 @@ class Program:
     image: ImagePort
     outputs: tuple[OutputPort, ...]
     scratch_words: int = 0
-    """External words that the program writes: the last ones."""
+    """External words that change from image to image: the last ones. The program writes them, or the host where the image lies there."""
     macs: tuple[int, ...] = field(default=())
     """Multiply-accumulates of the graph for one image, per task (experts: k per token)."""
 
     @property
     def scratch(self) -> tuple[int, int]:
-        """First external word that the program writes, and the number of those words."""
+        """First external word that changes from image to image, and the number of those words."""
         return self.config.external_words - self.scratch_words, self.scratch_words
 
     @property

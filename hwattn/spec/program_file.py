@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.encoding import decode, encode
+from hwattn.spec.encoding import decode, encode_instructions
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.files import write_complete
 from hwattn.spec.isa import INSTRUCTION_BITS, Instruction
@@ -23,7 +23,7 @@ from hwattn.spec.program import ImagePort, OutputPort, Program
 FORMAT = "hwattn-program"
 """The one key of the safetensors metadata; its value is JSON with the version and everything but arrays."""
 
-VERSION = 1
+VERSION = 2
 """Version of the layout; a reader accepts its own version only."""
 
 _INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
@@ -101,12 +101,6 @@ def load_program(path: str | Path) -> Program:
         raise RefusedError(
             f"{source} is damaged ({_sentence(error)})", "an intact .hwp file", _REMEDY
         ) from error
-
-
-def encode_instructions(instructions: tuple[Instruction, ...]) -> NDArray[np.uint8]:
-    """Encode instructions as uint8 of shape (instructions, 32), the least significant byte first."""
-    packed = b"".join(encode(one).to_bytes(_INSTRUCTION_BYTES, "little") for one in instructions)
-    return np.frombuffer(packed, np.uint8).reshape(-1, _INSTRUCTION_BYTES)
 
 
 def decode_instructions(encoded: NDArray[np.uint8]) -> tuple[Instruction, ...]:

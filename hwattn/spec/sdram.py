@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
 
+from hwattn.spec.dram import DramTiming, whole_cycles
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.external import ExternalMemory
-
-CYCLES_MAX = 255
-"""Largest `ExternalMemory.cycles`."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,14 @@ class Sdram:
         Cycles from a read to its data, 2 or 3.
     rcd, rp, ras, rc, rfc, wr : float
         Nanoseconds: row to column, precharge, row open at least, row to row of a bank, refresh, last write to precharge.
-    refresh_ms : float
-        Time in which every row is refreshed once.
+    wr_cycles : int
+        Cycles from the last write to a precharge at least, whatever `wr` is.
+    refresh_us : float
+        From one refresh to the next, where all are spread evenly.
     power_up_us : float
         Pause before the first command.
+    masked : bool
+        The pins that mask bytes are connected. Else a column is written whole or not at all, and a write of a part of one is refused.
     read_ns : float
         From the chip's clock edge inside the FPGA until read data are at the input's flip-flop: out of the pin, through the chip, and in
         again. The chip's clock is the machine's, inverted, so this must be less than half a cycle.
@@ -51,9 +51,16 @@ class Sdram:
     rc: float = 70.0
     rfc: float = 70.0
     wr: float = 20.0
-    refresh_ms: float = 64.0
+    wr_cycles: int = 1
+    refresh_us: float = 7.8125
     power_up_us: float = 200.0
+    masked: bool = True
     read_ns: float = 15.0
+
+    @property
+    def burst_bits(self) -> int:
+        """Bits of an address below a column's number: none, because it moves at once."""
+        return 0
 
     @property
     def address_bits(self) -> int:
@@ -81,10 +88,7 @@ class Sdram:
                 "take a slower --clock",
             )
 
-        def cycles(nanoseconds: float) -> int:
-            # a time of whole cycles must not become one more by rounding
-            return max(1, math.ceil(nanoseconds * clock_mhz / 1000 - 1e-9))
-
+        cycles = partial(whole_cycles, clock_mhz)
         return SdramTiming(
             chip=self,
             power_up=cycles(self.power_up_us * 1000),
@@ -93,13 +97,27 @@ class Sdram:
             ras=cycles(self.ras),
             rc=cycles(self.rc),
             rfc=cycles(self.rfc),
-            wr=cycles(self.wr),
-            refresh=int(self.refresh_ms * clock_mhz * 1000 / (1 << self.row_bits)),
+            wr=max(self.wr_cycles, cycles(self.wr)),
+            refresh=int(self.refresh_us * clock_mhz),
         )
 
 
+SDRAM_2M_X_32 = Sdram(
+    row_bits=11,
+    column_bits=8,
+    data_bytes=4,
+    rcd=21.0,
+    rp=21.0,
+    ras=49.0,
+    wr_cycles=2,
+    refresh_us=15.625,
+)
+"""A chip of 64 Mbit with 32 pins of data: 4 banks x 2048 rows x 256 columns, 4096 refreshes in 64 ms. Times are at least those of the slowest
+of Etron EM638325, ESMT M12L64322A and the die inside Gowin's GW2AR-18, for which LiteDRAM's `modules.py` and its users take the latter's."""
+
+
 @dataclass(frozen=True)
-class SdramTiming:
+class SdramTiming(DramTiming):
     """A chip at one clock: its times in cycles, all at least 1.
 
     Parameters
@@ -124,41 +142,17 @@ class SdramTiming:
     refresh: int
     mrd: int = 2
 
-    def columns(self, lanes: int) -> int:
-        """Columns of a word of `lanes` bytes, at least 2.
+    @property
+    def read_latency(self) -> int:
+        """Cycles from a column's READ to the column at the reader: the chip's, and a flip-flop at the pin."""
+        return self.chip.cas_latency + 1
 
-        Raises
-        ------
-        ValueError
-            The chip is wider than half a word.
-        """
-        if lanes < 2 * self.chip.data_bytes:
-            raise ValueError(f"words of {lanes} bytes in columns of {self.chip.data_bytes}")
-        return lanes // self.chip.data_bytes
+    @property
+    def opening(self) -> int:
+        """Cycles from the opening of a row to that of another one."""
+        return self.rc
 
-    def refresh_period(self, lanes: int) -> int:
-        """Cycles after which the controller wants the next refresh.
-
-        Less than `refresh` by the longest time that it may have to wait for it: until a word has passed, or the row for one is open, and
-        then until all rows may be closed and are.
-        """
-        opening = 3 + self.ras + self.wr + self.rp + self.rc + self.rcd
-        return self.refresh - self.columns(lanes) - opening - (3 + self.ras + self.wr + self.rp)
-
-    def external_memory(self, lanes: int) -> ExternalMemory:
-        """How fast the memory behind `rtl.sdram` is, for words of `lanes` bytes read in long bursts.
-
-        From a burst's address to its first word, of an idle memory whose bank has another row open, three cycles of the controller pass
-        (queue, burst, row), the chip's precharge, activation and latency, and the word's columns. Bandwidth: in each period of refresh the
-        time of the refresh, of closing all rows and of opening one is lost, and in each row the time of opening the next.
-        """
-        chip, columns = self.chip, self.columns(lanes)
-        # a refresh closes all banks, and a stream comes to each of them in turn
-        opening = 1 + self.rcd
-        period = self.refresh_period(lanes)
-        refreshing = 1 + self.rp + self.rfc + opening
-        rows = Fraction(period, opening + (1 << chip.column_bits))
-        share = (period - refreshing - rows * opening) / (period * columns)
-        ratio = share.limit_denominator(CYCLES_MAX)
-        latency = 3 + self.rp + self.rcd + chip.cas_latency + columns
-        return ExternalMemory(latency=latency, beats=ratio.numerator, cycles=ratio.denominator)
+    @property
+    def write_to_close(self) -> int:
+        """Cycles from a WRITE to the closing of its row."""
+        return self.wr

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.spec.encoding import encode
-from hwattn.spec.isa import INSTRUCTION_BITS
+from hwattn.spec.encoding import encode_instructions
+from hwattn.spec.entries import pack_entries
+from hwattn.spec.isa import Memory
 from hwattn.spec.program import ImagePort, OutputPort, Program
-from hwattn.spec.registers import UNITS, Region, Register
+from hwattn.spec.registers import UNITS, WINDOW_UNITS, Region, Register
 from hwattn.spec.tables import activation_table
 
 Units = NDArray[np.uint32]
@@ -41,23 +42,15 @@ def program_blocks(program: Program) -> Iterator[Block]:
         that broke off does not look complete. Units of region EXTERNAL are numbered without regard to the window.
     """
     table = activation_table(program.activation)
-    norm = np.asarray(program.norm_params, np.int64)
     weights = Region.EXTERNAL if program.config.external_words else Region.WEIGHT
     contents = {
         weights: np.ascontiguousarray(program.weights, np.int8).reshape(-1).view("<u4"),
-        Region.PARAM: np.stack(
-            [program.params[:, 0], program.params[:, 1] | program.params[:, 2] << 16], axis=1
-        ),
-        Region.NORM: np.stack([norm, norm >> 32], axis=1),
+        Region.PARAM: pack_entries(Memory.PARAM, program.params),
+        Region.NORM: pack_entries(Memory.NORM, program.norm_params),
         Region.TABLE: np.stack([table.value, table.difference], axis=1),
-        Region.PROGRAM: np.frombuffer(
-            b"".join(
-                encode(instruction).to_bytes(INSTRUCTION_BITS // 8, "little")
-                for instruction in program.instructions
-            ),
-            "<u4",
-        ),
     }
+    if not program.config.program_streamed:
+        contents[Region.PROGRAM] = encode_instructions(program.instructions).reshape(-1).view("<u4")
     for region, array in contents.items():
         units = (np.asarray(array, np.int64) & 0xFFFFFFFF).astype(np.uint32).reshape(-1)
         assert len(units) % UNITS.get(region, 1) == 0
@@ -67,11 +60,22 @@ def program_blocks(program: Program) -> Iterator[Block]:
 
 
 def image_block(port: ImagePort, image: NDArray[np.float32]) -> Block:
-    """Return the units that put one image (channels, height, width) into the activation memory, padded with zeros to a whole unit."""
+    """Return the units that put one image (channels, height, width) where its port says, padded with zeros to a whole unit."""
     pixels = port.quantize(image).reshape(-1)
     padded = np.zeros(-(-len(pixels) // 4) * 4, np.int8)
     padded[: len(pixels)] = pixels
-    return Block(Region.ACT, port.base // 4, padded.view("<u4").astype(np.uint32))
+    region = Region.EXTERNAL if port.external else Region.ACT
+    return Block(region, port.base // 4, padded.view("<u4").astype(np.uint32))
+
+
+def window_blocks(block: Block) -> Iterator[tuple[int, Block]]:
+    """Cut a block of region EXTERNAL into what each window shows: yield the value of EXTERNAL_WINDOW, and the units to write then."""
+    start, units = block.first, block.units
+    while len(units):
+        window, first = divmod(start, WINDOW_UNITS)
+        here = units[: WINDOW_UNITS - first]
+        yield window, Block(block.region, first, here)
+        start, units = start + len(here), units[len(here) :]
 
 
 def output_words(port: OutputPort, lanes: int) -> tuple[int, int]:

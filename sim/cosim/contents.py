@@ -52,9 +52,10 @@ def loadable(verilog: str) -> str:
 
 def write_sdram(program: Program, folder: Path, data_bytes: int) -> list[str]:
     """Write the file of an SDRAM chip that holds a program's weights, a column in each line; return the plusarg that names it."""
-    columns = program.weights.reshape(-1).view(f"<u{data_bytes}")
+    image = program.weights.tobytes()
+    columns = (image[place : place + data_bytes] for place in range(0, len(image), data_bytes))
     path = folder / "sdram.hex"
-    path.write_text("".join(f"{column:0{2 * data_bytes}x}\n" for column in columns.tolist()))
+    path.write_text("".join(f"{column[::-1].hex():>0{2 * data_bytes}}\n" for column in columns))
     return [f"+sdram={path}"]
 
 
@@ -65,7 +66,6 @@ def write_contents(program: Program, folder: Path) -> list[str]:
     norm = [int(entry) & (1 << 48) - 1 for entry in program.norm_params]
     files: dict[str, tuple[int, Iterable[int]]] = {
         "external" if config.external_words else "weight_memory": (8 * config.lanes, weights),
-        "dispatcher_program": (256, (encode(one) for one in program.instructions)),
         "post_params": (
             54,
             (
@@ -74,6 +74,8 @@ def write_contents(program: Program, folder: Path) -> list[str]:
             ),
         ),
     }
+    if not config.program_streamed:
+        files["dispatcher_program"] = 256, (encode(one) for one in program.instructions)
     for lane in range(config.norm_lanes):
         files[f"layernorm_params_{lane}"] = (48, norm[lane :: config.norm_lanes])
     plusargs = []

@@ -59,7 +59,7 @@ class SdramChip(wiring.Component):
             i_command=behind["command"],
             i_bank=behind["bank"],
             i_address=behind["address"],
-            i_mask=behind["mask"],
+            i_mask=behind["mask"] if chip.masked else 0,
             i_drive=behind["drive"],
             i_written=behind["output"],
             o_read=arriving,

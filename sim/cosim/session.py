@@ -19,12 +19,12 @@ from hwattn.sim.cosim.system import system_verilog
 from hwattn.sim.cosim.waves import save_gtkwave
 from hwattn.spec.cache import cache_folder, digest, made_once
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.errors import FailedError
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import save_program
 from hwattn.spec.registers import Region
-from hwattn.spec.sdram import SdramTiming
 
 TOP = "hwattn"
 """Name of the top module in Verilog: the system of a board without a processor, whose bus the testbench uses."""
@@ -58,7 +58,7 @@ def machine_verilog(
     config: AcceleratorConfig,
     program: Program | None = None,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
-    sdram: SdramTiming | None = None,
+    sdram: DramTiming | None = None,
 ) -> str:
     """Return the Verilog of a system with a machine, generated once for each configuration (and program) and version of the generator.
 
@@ -68,7 +68,7 @@ def machine_verilog(
     program : Program, optional
         Initial contents of the memories.
     multiplier_style : MultiplierStyle
-    sdram : SdramTiming, optional
+    sdram : DramTiming, optional
         The chip that is external memory; without one a model of settable speed is.
     """
     contents = "" if program is None else f"{program.hash:08x}"

@@ -13,8 +13,11 @@ from hwattn.rtl.axi import ADDRESS_BITS
 from hwattn.rtl.multipliers import MultiplierStyle
 from hwattn.rtl.system import SerialMachine
 from hwattn.rtl.verilog import to_verilog
+from hwattn.sim.cosim.ddr3 import Ddr3Chip
 from hwattn.sim.cosim.sdram import SdramChip
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.ddr3 import Ddr3Timing
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.program import Program
 from hwattn.spec.sdram import SdramTiming
 
@@ -51,7 +54,7 @@ class MemorySystem(wiring.Component):
     program : Program, optional
     multiplier_style : MultiplierStyle
         As for `SerialMachine`.
-    sdram : SdramTiming, optional
+    sdram : DramTiming, optional
 
     Members
     -------
@@ -69,7 +72,7 @@ class MemorySystem(wiring.Component):
         divisor: int,
         program: Program | None = None,
         multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
-        sdram: SdramTiming | None = None,
+        sdram: DramTiming | None = None,
     ) -> None:
         self.config = config
         self._timing = sdram
@@ -95,7 +98,7 @@ class MemorySystem(wiring.Component):
             else:
                 m.d.comb += mine.eq(its) if member.flow == Out else its.eq(mine)
         if self._timing:
-            m.submodules.chip = chip = SdramChip(self._timing)
+            m.submodules.chip = chip = _chip(self._timing)
             connect(m, inner.sdram, chip.pins)
             return m
         axi = inner.axi
@@ -114,17 +117,27 @@ class MemorySystem(wiring.Component):
         return m
 
 
+def _chip(timing: DramTiming) -> SdramChip | Ddr3Chip:
+    """Return the chip of a kind."""
+    if isinstance(timing, Ddr3Timing):
+        return Ddr3Chip(timing)
+    assert isinstance(timing, SdramTiming), timing
+    return SdramChip(timing)
+
+
 def system_verilog(
     config: AcceleratorConfig,
     top: str,
     divisor: int,
     program: Program | None = None,
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE,
-    sdram: SdramTiming | None = None,
+    sdram: DramTiming | None = None,
 ) -> str:
     """Return the Verilog of the design under test."""
     if not config.external_words:
         return to_verilog(SerialMachine(config, divisor, program, multiplier_style), top)
-    model = "sdram_chip.v" if sdram else "axi_memory.v"
+    model = "axi_memory.v"
+    if sdram:
+        model = "ddr3_chip.v" if isinstance(sdram, Ddr3Timing) else "sdram_chip.v"
     memory = resources.files("hwattn.sim.cosim").joinpath(model).read_text()
     return to_verilog(MemorySystem(config, divisor, program, multiplier_style, sdram), top) + "\n" + memory

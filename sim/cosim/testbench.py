@@ -20,8 +20,24 @@ from hwattn.spec.encoding import disassemble
 from hwattn.spec.isa import Store
 from hwattn.spec.program import Program
 from hwattn.spec.program_file import load_program
-from hwattn.spec.registers import IDENTIFICATION, VERSION, Control, ErrorCause, Register, Status
-from hwattn.spec.transfer import Block, image_block, output_integers, output_words, program_blocks
+from hwattn.spec.registers import (
+    IDENTIFICATION,
+    VERSION,
+    Control,
+    ErrorCause,
+    Region,
+    Register,
+    Status,
+    address,
+)
+from hwattn.spec.transfer import (
+    Block,
+    image_block,
+    output_integers,
+    output_words,
+    program_blocks,
+    window_blocks,
+)
 
 STEP_LIMIT = 200_000
 """Cycles after which one instruction counts as hung."""
@@ -105,6 +121,13 @@ class Testbench:
         assert found == value, f"register {register.name} is {found:#x}, not {value:#x}"
 
     async def _write(self, block: Block) -> None:
+        if block.region == Region.EXTERNAL:
+            # takes as long as the memory does
+            for window, part in window_blocks(block):
+                await self.bus.set_register(Register.EXTERNAL_WINDOW, window)
+                for number, unit in enumerate(part.units):
+                    await self.bus.write(address(Region.EXTERNAL, part.first + number), int(unit))
+            return
         await self.bus.write_units(block.region, block.first, (int(unit) for unit in block.units))
 
     async def _prepare(self, run: Run) -> None:

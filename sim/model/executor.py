@@ -115,7 +115,7 @@ class Executor:
         return self.result(state, task)
 
     def start(self, images: NDArray[np.float32], state: State | None = None) -> State:
-        """Write images into the activation memory, of the machine after reset or of `state`.
+        """Write images into the memory that the program names, of the machine after reset or of `state`.
 
         Returns
         -------
@@ -128,8 +128,12 @@ class Executor:
         if state.batch != len(images):
             raise ValueError(f"{len(images)} images for a state of {state.batch}")
         state.routing.clear()
-        integers = port.quantize(images).reshape(len(images), -1)
-        state.view(port.base, integers.shape[1:], (1,))[...] = integers.view(np.uint8)
+        integers = port.quantize(images).reshape(len(images), -1).view(np.uint8)
+        if port.external:
+            first = port.base - self.program.scratch[0] * self.program.config.lanes
+            state.scratch.reshape(state.batch, -1)[:, first : first + integers.shape[1]] = integers
+        else:
+            state.view(port.base, integers.shape[1:], (1,))[...] = integers
         return state
 
     def execute(self, state: State, task: int, observer: Observer | None = None) -> None:

@@ -1,4 +1,4 @@
-"""External memory: fetches into the weight buffer or the activation memory, and stores."""
+"""External memory: fetches into the weight buffer, the activation memory and the memories of parameters, and stores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hwattn.sim.model.predicate import Active
 from hwattn.sim.model.state import State, strided_view
+from hwattn.spec.entries import ENTRY_BYTES, ENTRY_REGIONS, unpack_entries
 from hwattn.spec.isa import Fetch, Matmul, Memory, Store
 from hwattn.spec.numbers import Int64
 from hwattn.spec.program import Program
@@ -38,11 +39,65 @@ def fetch(instruction: Fetch, program: Program, state: State, where: Active | No
                 state.buffer[images, target : target + instruction.words] = state.scratch[
                     images, first : first + instruction.words
                 ]
+        elif instruction.memory in ENTRY_REGIONS:
+            words = _external_words(source, instruction.words, images, program, state)
+            _put_entries(Memory(instruction.memory), target, words, images, program, state)
         else:
             words = _external_words(source, instruction.words, images, program, state)
             if target + instruction.words > state.config.act_total_words:
                 raise ValueError(f"reaches word {target + instruction.words - 1} of the activation memory")
             state.words[images, target : target + instruction.words] = words
+
+
+def _put_entries(
+    memory: Memory, target: int, words: NDArray[np.uint8], images: Int64, program: Program, state: State
+) -> None:
+    """Write the entries that lie in words (images, words, lanes) into a memory from entry `target` on."""
+    size = state.config.param_words if memory == Memory.PARAM else state.config.norm_words
+    if words[0].size % ENTRY_BYTES:
+        raise ValueError(f"{words[0].size} bytes are no whole number of entries")
+    units = np.ascontiguousarray(words).reshape(len(images), -1).view("<u4").reshape(len(images), -1, 2)
+    if target + units.shape[1] > size:
+        raise ValueError(f"reaches entry {target + units.shape[1] - 1} of {size}")
+    if memory not in state.entries:
+        own = program.params if memory == Memory.PARAM else program.norm_params
+        entries = np.zeros((state.batch, size, *own.shape[1:]), np.int64)
+        entries[:, : len(own)] = own
+        state.entries[memory] = entries
+    state.entries[memory][images, target : target + units.shape[1]] = unpack_entries(memory, units)
+
+
+def parameters(program: Program, state: State, index: Int64, images: Int64 | None = None) -> Int64:
+    """Read bias, multiplier and shift from the parameter memory.
+
+    Parameters
+    ----------
+    program : Program
+    state : State
+    index : ndarray of int64, shape (columns,) or (images, 1, columns)
+        Entries.
+    images : ndarray of int64, optional
+        Indexes into the batch; all by default.
+
+    Returns
+    -------
+    ndarray of int64, shape (columns, 3) or (images, 1, columns, 3)
+    """
+    if Memory.PARAM not in state.entries:
+        return np.asarray(program.params[index])
+    chosen = np.arange(state.batch) if images is None else images
+    return np.asarray(state.entries[Memory.PARAM][chosen[:, None, None], index])
+
+
+def norm_parameters(program: Program, state: State, first: int, count: int) -> Int64:
+    """Read entries of the norm memory: int64 (count,), or (batch, 1, count) where they were fetched."""
+    if Memory.NORM not in state.entries:
+        found = program.norm_params[first : first + count]
+    else:
+        found = state.entries[Memory.NORM][:, None, first : first + count]
+    if found.shape[-1] < count:
+        raise ValueError(f"{count} norm parameters from entry {first}, of which there are {found.shape[-1]}")
+    return found
 
 
 def store(instruction: Store, program: Program, state: State) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.sim.model.external import buffered_rows
+from hwattn.sim.model.external import buffered_rows, norm_parameters
 from hwattn.sim.model.layernorm import layer_norm
 from hwattn.sim.model.matrix import low_pass, matrix_product, rescale
 from hwattn.sim.model.predicate import Active
@@ -129,11 +129,7 @@ def norm(instruction: Norm, program: Program, state: State) -> None:
         instruction.source * lanes, (rows, 2 * groups * lanes), (instruction.source_stride * lanes, 1)
     )
     x = join_halves(source, lanes)[..., :dim].astype(np.int64)
-    entries = program.norm_params[instruction.param_base : instruction.param_base + dim]
-    if len(entries) < dim:
-        raise ValueError(
-            f"{dim} norm parameters from entry {instruction.param_base} of {len(program.norm_params)}"
-        )
+    entries = norm_parameters(program, state, instruction.param_base, dim)
     gamma, beta = (entries << 16) >> 48, (entries << 32) >> 32
     zero_mean = bool(instruction.zero_mean)
     out, wide = layer_norm(x, gamma, beta, instruction.epsilon, instruction.shift, zero_mean=zero_mean)
@@ -154,12 +150,11 @@ def norm(instruction: Norm, program: Program, state: State) -> None:
 def route_tokens(instruction: Route, program: Program, state: State) -> None:
     """Choose experts for a tile of tokens and append the tokens to the experts' queues."""
     experts, rows = instruction.experts, instruction.rows
-    bias = program.norm_params[instruction.param_base : instruction.param_base + experts]
-    if len(bias) < experts or experts > state.config.experts or not 1 <= instruction.k <= experts:
+    if experts > state.config.experts or not 1 <= instruction.k <= experts:
         raise ValueError(
-            f"{instruction.k} of {experts} experts with biases from entry {instruction.param_base}; the machine "
-            f"has {state.config.experts} experts and the program {len(program.norm_params)} entries"
+            f"{instruction.k} of {experts} experts; the machine has {state.config.experts} experts"
         )
+    bias = norm_parameters(program, state, instruction.param_base, experts)
     if instruction.clear:
         state.queue_count[...] = 0
         state.routed.clear()

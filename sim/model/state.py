@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.isa import SOFTMAX_STATES
+from hwattn.spec.isa import SOFTMAX_STATES, Memory
 from hwattn.spec.numbers import Int64
 
 
@@ -38,6 +38,8 @@ class State:
         Those copies.
     scratch : ndarray of uint8, shape (batch, scratch_words, lanes)
         External words that the program writes.
+    entries : dict of Memory to ndarray of int64, shape (batch, param_words, 3) or (batch, norm_words)
+        The parameter and the norm memory, once something has been fetched into it; before that they hold the program's own entries.
     maximum, total, growth : ndarray of int64, shape (batch, SOFTMAX_STATES, rows)
         Softmax state.
     queue_token, queue_gate : ndarray of int64, shape (batch, experts, tokens)
@@ -65,6 +67,7 @@ class State:
         copied = buffered if scratch_words else 0
         self.buffer: NDArray[np.uint8] = np.zeros((batch, copied, config.lanes), np.uint8)
         self.scratch: NDArray[np.uint8] = np.zeros((batch, scratch_words, config.lanes), np.uint8)
+        self.entries: dict[Memory, Int64] = {}
         self.maximum: Int64 = np.zeros((batch, SOFTMAX_STATES, config.rows), np.int64)
         self.total = np.zeros_like(self.maximum)
         self.growth = np.zeros_like(self.maximum)

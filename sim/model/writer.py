@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hwattn.sim.model.external import parameters
 from hwattn.sim.model.post import reciprocal, stage1, stage2_constant, stage2_gate
 from hwattn.sim.model.predicate import Active
 from hwattn.sim.model.state import State, join_halves, split_halves
@@ -58,7 +59,8 @@ def _scaled(
     index = instruction.param_base + np.arange(instruction.columns)
     if where is not None and instruction.expert_stride:
         index = index + (where.expert * instruction.expert_stride)[:, None, None]
-    bias, multiplier, shift = np.moveaxis(program.params[index], -1, 0)
+    entries = parameters(program, state, index, None if where is None else where.images)
+    bias, multiplier, shift = np.moveaxis(entries, -1, 0)
     v = stage1(acc, bias, multiplier, shift, table if instruction.activation else None)
     if instruction.stage2 == Stage2.CONSTANT:
         return stage2_constant(v, instruction.m2, instruction.s2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from hwattn.sim.perf.machine import Event, Machine, Moment
 from hwattn.sim.perf.units import stream_cycles
+from hwattn.spec.config import INSTRUCTION_BYTES
 from hwattn.spec.isa import Copy, Fetch, Instruction, Load, Matmul, Norm, Post, Route, Softmax, Store
 
 DISPATCH = "dispatch"
@@ -104,6 +105,7 @@ def layers(machine: Machine, events: list[Event]) -> list[Layer]:
         layer.kinds.add(type(event.instruction))
         layer.instructions += 1
         layer.skipped += event.skipped
+        layer.bytes_external += INSTRUCTION_BYTES * machine.config.program_streamed
         if event.skipped:
             continue
         match event.instruction:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from hwattn.sim.perf.memory import MemoryPort, Span
+from hwattn.sim.perf.program import ProgramStream
 from hwattn.sim.perf.units import MATRIX_SETUP, stream_cycles, unit_cycles
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import disassemble
@@ -134,6 +135,9 @@ class Machine:
 
     def _begin(self, reads: Sequence[Span] = ()) -> None:
         self._port = MemoryPort(self.config, self.memory, reads)
+        entry = self.program.entries[self.task]
+        streamed = self.config.program_streamed
+        self._stream = ProgramStream(self.config, self._port, entry) if streamed else None
         self._lengths = deque(self.queue_lengths)
         self._metaqueue: list[tuple[int, int]] = []
 
@@ -152,6 +156,10 @@ class Machine:
             if settled or not any(isinstance(event.instruction, Store) for event in events):
                 break
         halt = events[-1].times[Moment.DISPATCHED] + DISPATCH_CYCLES if events else FIRST_DISPATCH
+        if self._stream:
+            last = events[-1].index if events else self.program.entries[self.task] - 1
+            halt = max(halt, self._stream.ready(last + 1))
+            halt = max(halt, self._stream.settled(halt))
         self.cycles = max(halt, *(event.times[Moment.DONE] for event in events), 0) + 2
         return events
 
@@ -164,6 +172,10 @@ class Machine:
             event = Event(index, instruction)
             own = queues[instruction.queue]
             self._dispatch(event, events[-1] if events else None, own)
+            if self._stream:
+                if not events:
+                    event.times[Moment.DISPATCHED] = max(FIRST_DISPATCH, self._stream.ready(index))
+                self._stream.consume(index, event.times[Moment.DISPATCHED])
             self._run(event, own, self._tokens(event, tokens))
             own.append(event)
             events.append(event)
@@ -180,6 +192,10 @@ class Machine:
                 # the memory comes to rest between steps
                 self._port = MemoryPort(self.config, self.memory)
             self._dispatch(event, None, [])
+            if self._stream:
+                # what this instruction makes room for is read while it runs
+                self._stream.moved(self._port, 0)
+                self._stream.consume(index, event.times[Moment.DISPATCHED])
             self._run(event, [], [])
             steps.append((event, event.times[Moment.DONE] - event.times[Moment.DISPATCHED] + 3))
         self._complete()
@@ -241,14 +257,21 @@ class Machine:
         if before is None:
             event.times[Moment.DISPATCHED] = FIRST_DISPATCH
             return
-        waits: Waits = [(before.times[Moment.DISPATCHED] + DISPATCH_CYCLES, before, Moment.DISPATCHED)]
+        earliest = before.times[Moment.DISPATCHED] + DISPATCH_CYCLES
+        if self._stream:
+            earliest = max(earliest, self._stream.ready(event.index))
+        waits: Waits = [(earliest, before, Moment.DISPATCHED)]
         queue = event.instruction.queue
-        depth = max(self.config.queue_depth, FETCH_DEPTH if queue == Queue.FETCH else 0)
+        depth = self._depth(queue)
         if len(own) >= depth:
             # the oldest of `depth` has left, and the next one has moved into the output register
             leaver = own[-depth]
             waits.append((leaver.times[Moment.ACCEPTED] + 1, leaver, Moment.ACCEPTED))
         _settle(event, Moment.DISPATCHED, waits)
+
+    def _depth(self, queue: Queue) -> int:
+        """Instructions that wait in front of a unit."""
+        return max(self.config.queue_depth, FETCH_DEPTH if queue == Queue.FETCH else 0)
 
     def _tokens(self, event: Event, tokens: defaultdict[tuple[int, int], deque[Event]]) -> Waits:
         """Take the tokens that an instruction waits for, and leave its own."""
@@ -274,7 +297,9 @@ class Machine:
         """From the queue's head through its unit."""
         instruction = event.instruction
         expert = self._resolve(event)
-        waits: Waits = [(event.times[Moment.DISPATCHED] + 2, event, Moment.DISPATCHED), *tokens]
+        # through the memory before the output register, where there is one
+        to_head = 1 if self._depth(instruction.queue) == 1 else 2
+        waits: Waits = [(event.times[Moment.DISPATCHED] + to_head, event, Moment.DISPATCHED), *tokens]
         if own:
             before = own[-1]
             waits.append((before.times[Moment.ACCEPTED] + 1, before, Moment.ACCEPTED))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.entries import ENTRY_REGIONS, UNIT_BYTES
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import Fetch, Store
 
@@ -55,16 +56,22 @@ class Bandwidth:
         self.cost = memory.cycles * STALL_RANGE
         self.growth = min(memory.beats * STALL_RANGE, (STALL_RANGE - memory.stall) * memory.cycles)
         self._credit = CREDIT_WORDS * self.cost
-        self._at = 0  # cycle of which that is the credit
+        self.at = 0
+        """Cycle up to which words have been moved."""
 
-    def spend(self, first: int, words: int) -> int:
-        """Return when the last of `words` words leaves, the first in cycle `first` at the earliest."""
+    def spend(self, first: int, words: int, interval: int = 1) -> int:
+        """Return when the last of `words` words leaves, the first in cycle `first` at the earliest, one in `interval` cycles at most."""
         cost, growth = self.cost, self.growth
-        credit = min(self._credit + growth * (first - self._at), CREDIT_WORDS * cost - growth)
-        last = first + max(words - 1, -((credit - cost * words) // growth))
-        self._credit = credit + growth * (last + 1 - first) - cost * words
-        self._at = last + 1
+        credit = min(self._credit + growth * (first - self.at), CREDIT_WORDS * cost - growth)
+        last = first + max((words - 1) * interval, -((credit - cost * words) // growth))
+        self._credit = min(credit + growth * (last + 1 - first) - cost * words, CREDIT_WORDS * cost)
+        self.at = last + 1
         return last
+
+    def insert(self, first: int, words: int, interval: int) -> int:
+        """Return when the last of some words leaves that moved before others which are known already: those that follow pay for it."""
+        self._credit -= self.cost * words
+        return first + max((words - 1) * interval, -(-words * self.cost // self.growth) - 1)
 
 
 class MemoryPort:
@@ -88,17 +95,21 @@ class MemoryPort:
 
     def __init__(self, config: AcceleratorConfig, memory: ExternalMemory, reads: Sequence[Span] = ()) -> None:
         self._page_words = PAGE_BYTES // config.lanes
+        self._units = config.lanes // UNIT_BYTES
         self._latency = memory.latency
         self._pause = round(memory.stall / (STALL_RANGE - memory.stall))
         self._reading, self._writing = Bandwidth(memory), Bandwidth(memory)
         self._ends: deque[int] = deque(maxlen=BURSTS_AHEAD)
         self._reads = reads
         self.spans: list[Span] = []
+        self._asked: list[Span] = []
+        self._program: list[Span] = []
 
     def fetch(self, fetch: Fetch, source: int, accepted: int) -> FetchTimes:
         """Run a Fetch that starts at external word `source` and is accepted in a cycle."""
         take = accepted + 3
         behind = False
+        interval = self._units if fetch.memory in ENTRY_REGIONS else 1
         end = self._ends[-1] if self._ends else -1
         for number, words in enumerate(self._bursts(source, fetch.words, fetch.runs, fetch.source_stride)):
             if number:
@@ -107,13 +118,27 @@ class MemoryPort:
                 take = max(take, self._ends[0] + 1)
             answered = take + 1 + self._pause + self._latency
             behind = behind or (number == 0 and end > answered)
-            first = max(answered, end)
-            last = self._reading.spend(first, words)
+            first = max(answered, end, _busy_until(self._program, take))
+            last = self._reading.spend(first, words, interval)
             self.spans.append((first, last))
-            # a word is on the bus one cycle after the memory has spent bandwidth on it
-            end = last + 1
+            # a word is on the bus one cycle after the memory has spent bandwidth on it, until it has been taken
+            end = last + interval
+            self._asked.append((take, end))
             self._ends.append(end)
         return FetchTimes(take + 1, end, behind)
+
+    def program(self, take: int, words: int, interval: int) -> list[int]:
+        """Return when each word of a burst of the program has been taken, whose address goes out as that of a Fetch would.
+
+        It may come before bursts that are known already. Those of a Fetch that were asked for before go first.
+        """
+        answered = take + 1 + self._pause + self._latency
+        first = max(answered, _busy_until(self._asked, take), _busy_until(self._program, take))
+        move = self._reading.spend if first >= self._reading.at else self._reading.insert
+        last = move(first, words, interval)
+        end = last + interval
+        self._program.append((take, end))
+        return [end - (last - first) * (words - 1 - word) // max(1, words - 1) for word in range(words)]
 
     def store(self, store: Store, accepted: int) -> int:
         """Return when a Store that is accepted in a cycle has ended: the memory has acknowledged its last burst."""
@@ -150,3 +175,9 @@ class MemoryPort:
                 yield burst
                 here += burst
                 left -= burst
+
+
+def _busy_until(bursts: list[Span], take: int) -> int:
+    """End of the last of some bursts, (address, end) in order, whose address was out by a cycle; -1 without one."""
+    index = bisect_right(bursts, take, key=lambda burst: burst[0])
+    return bursts[index - 1][1] if index else -1

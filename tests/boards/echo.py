@@ -7,25 +7,25 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwattn.boards.board import Board
+from hwattn.rtl.dram import dram_controller
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS
-from hwattn.rtl.sdram import SdramController
-from hwattn.rtl.sdram_pins import sdram_pins
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.link import SILENCE_BYTES
-from hwattn.spec.sdram import SdramTiming
 
 
 class Echo(wiring.Component):
-    """UART and link, and reads that are answered with their address; with `timing` also a controller of SDRAM that nobody uses."""
+    """UART and link, and reads that are answered with their address; with `timing` also a controller of external memory that nobody uses."""
 
-    def __init__(self, board: Board, timing: SdramTiming | None = None) -> None:
+    def __init__(self, board: Board, timing: DramTiming | None = None) -> None:
         self.board = board
         self.timing = timing
         members = {"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)}
         if timing:
-            members["sdram"] = Out(sdram_pins(timing.chip))
+            self._controller = dram_controller(AcceleratorConfig(lanes=4), timing)
+            members["sdram"] = self._controller.signature.members["pins"]
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -34,7 +34,7 @@ class Echo(wiring.Component):
         m.submodules.receiver = receiver = UartReceiver(self.board.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.board.divisor)
         if self.timing:
-            m.submodules.controller = controller = SdramController(AcceleratorConfig(lanes=4), self.timing)
+            m.submodules.controller = controller = self._controller
             wiring.connect(m, controller.pins, wiring.flipped(self.sdram))
         wiring.connect(m, receiver.bytes, link.received)
         wiring.connect(m, link.sent, transmitter.bytes)

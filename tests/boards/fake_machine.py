@@ -136,7 +136,7 @@ class FakeMachine:
                 self._run()
 
     def _run(self) -> None:
-        """Execute the task at ENTRY on what lies in the activation memory."""
+        """Execute the task at ENTRY on what lies in the activation memory, and of external memory in the words that change."""
         program, config = self.program, self.program.config
         executor = Executor(program)
         state = executor.start(np.zeros((1, *program.image.shape), np.float32))
@@ -146,6 +146,9 @@ class FakeMachine:
             "<u4",
         )
         state.words[0] = words.view(np.uint8).reshape(config.act_total_words, config.lanes)
+        first, count = (number * config.lanes // 4 for number in program.scratch)
+        scratch = np.array([self.external.get(first + unit, 0) for unit in range(count)], "<u4")
+        state.scratch[0] = scratch.view(np.uint8).reshape(state.scratch[0].shape)
         executor.execute(state, program.entries.index(self.get(Register.ENTRY)))
         for index, unit in enumerate(state.words[0].reshape(-1).view("<u4").tolist()):
             self.units[base + index] = unit

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from amaranth.build import DiffPairs, Subsignal
 from echo import Echo
 
 import hwattn.boards
@@ -23,6 +24,7 @@ from hwattn.boards.serial_transport import SerialTransport
 from hwattn.boards.top import BoardTop
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import load_preset
+from hwattn.spec.ddr3 import Ddr3
 from hwattn.spec.errors import FailedError, RefusedError
 
 
@@ -80,16 +82,27 @@ WITH_SDRAM = [board for board in OPEN if board.sdram]
 @pytest.mark.parametrize("board", WITH_SDRAM, ids=lambda board: board.name)
 def test_the_sdram_is_the_boards(board: Board) -> None:
     assert board.platform is not None
-    assert board.sdram is not None
-    platform = board.platform()
-    platform_pins = {pin.name: len(pin.ios[0].names) for pin in platform.resources["sdram", 0].ios}
     chip = board.sdram
-    expected = {"ba": chip.bank_bits, "a": chip.row_bits, "dq": 8 * chip.data_bytes, "dqm": chip.data_bytes}
-    assert {name: platform_pins[name] for name in expected} == expected
+    name = "ddr3" if isinstance(chip, Ddr3) else "sdram"
+    pins = {}
+    for pin in board.platform().resources[name, 0].ios:
+        if isinstance(pin, Subsignal):
+            names = pin.ios[0].p.names if isinstance(pin.ios[0], DiffPairs) else pin.ios[0].names
+            pins[pin.name] = len(names)
+    if isinstance(chip, Ddr3):
+        assert pins["a"] >= chip.row_bits
+        expected = {"dq": 8 * chip.pin_bytes, "dqs": chip.pin_bytes, "dm": chip.pin_bytes}
+    else:
+        assert chip is not None
+        expected = {"a": chip.row_bits, "dq": 8 * chip.data_bytes}
+        expected |= {"dqm": chip.data_bytes} if chip.masked else {}
+        assert ("dqm" in pins) == chip.masked
+    assert {name: pins[name] for name in expected} == expected
+    assert pins["ba"] == chip.bank_bits
     config = load_preset("sdram")
     timing = board.external(config)
     assert timing is not None
-    assert timing.refresh_period(config.lanes) > 0
+    assert timing.refresh_period(max(config.lanes, chip.data_bytes)) > 0
     assert board.external(load_preset("digits")) is None
 
 
@@ -119,6 +132,27 @@ def test_the_sdram_is_connected_pin_by_pin() -> None:
     assert netlist.count("cell \\OFS1P3DX") >= 22 + 16
 
 
+@pytest.mark.parametrize(("name", "addresses", "selects"), [("orangecrab-85f", 16, 1), ("ecpix5-85f", 15, 0)])
+def test_the_ddr3_is_connected_pin_by_pin(name: str, addresses: int, selects: int) -> None:
+    board = find_board(name)
+    assert board.platform is not None
+    machine = cast(SerialMachine, Echo(board, board.external(load_preset("sdram"))))
+    files = board.platform().prepare(BoardTop(machine, board), name="top", do_program=False).files
+    constraints = str(files["top.lpf"])
+    sites = re.findall(r'LOCATE COMP "ddr3_0__(\w+)__(?:io|p)', constraints)
+    counts = {signal: sites.count(signal) for signal in sites}
+    expected = {"clk": 1, "clk_en": 1, "ras": 1, "cas": 1, "we": 1, "odt": 1, "ba": 3, "a": addresses}
+    expected |= {"dq": 16, "dqs": 2, "dm": 2} | ({"rst": 1, "cs": 1} if selects else {})
+    assert counts == expected
+    assert len(set(re.findall(r'SITE "(\w+)"', constraints))) == constraints.count("SITE"), "no pin twice"
+    netlist = str(files["top.il"])
+    # all outputs are late alike, and the PLL makes the second clock
+    assert netlist.count("cell \\ODDRX1F") == sum(expected.values())
+    assert netlist.count("cell \\IDDRX1F") == 16
+    assert re.findall(r'CLKO[PS]_DIV"? (\d+)', netlist) == ["24", "6"]
+    assert f"{4e6 * board.clock_mhz}" in constraints
+
+
 def test_every_board_has_a_flow(board: Board) -> None:
     assert (board.flow in OPEN_FLOWS) == (board.platform is not None)
     assert (board.flow == VIVADO) == (board.vivado is not None)
@@ -131,6 +165,13 @@ def test_the_pll_makes_the_clock_within_its_limits(oscillator: float, clock: flo
     found = ecp5_dividers(oscillator, clock)
     assert oscillator / found.reference * found.feedback == clock
     assert VCO_MHZ[0] <= clock * found.post <= VCO_MHZ[1]
+
+
+def test_the_pll_makes_a_faster_clock_too() -> None:
+    for oscillator, clock in ((48.0, 24.0), (100.0, 25.0), (48.0, 36.0)):
+        found = ecp5_dividers(oscillator, clock, 4)
+        assert found.post % 4 == 0
+        assert VCO_MHZ[0] <= clock * found.post <= VCO_MHZ[1]
 
 
 def test_a_clock_that_the_pll_cannot_make_is_refused() -> None:

@@ -91,7 +91,7 @@ def outside() -> Program:
 def test_weights_go_into_external_memory(outside: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(outside, preloaded=False)
     monkeypatch.setattr("fake_machine.WINDOW_UNITS", 256)
-    monkeypatch.setattr("hwattn.boards.driver.WINDOW_UNITS", 256)
+    monkeypatch.setattr("hwattn.spec.transfer.WINDOW_UNITS", 256)
     driver = Driver(LinkBus(machine), outside.config)
     driver.load(outside)
     units = outside.weights.reshape(-1).view("<u4").tolist()
@@ -102,6 +102,22 @@ def test_weights_go_into_external_memory(outside: Program, monkeypatch: pytest.M
     image = np.random.default_rng(3).normal(0, 0.8, outside.image.shape).astype(np.float32)
     expected = Executor(outside).run(image[None], 0).integers
     for name, found in driver.run(outside, image, 0).integers.items():
+        assert np.array_equal(found, expected[name][0])
+
+
+def test_an_image_goes_into_external_memory() -> None:
+    config = CONFIG.replace(
+        act_banks=2, act_words=64, acc_banks=4, row_slots=6, weight_words=512, external_words=1 << 16
+    )
+    model = vit(0, image=(3, 12, 10), kernel=(3, 2), dim=8, heads=2, hidden=16, blocks="d", tasks=1)
+    program = compile_model(model, config)
+    assert program.image.external
+    machine = FakeMachine(program, preloaded=False)
+    driver = Driver(LinkBus(machine), program.config)
+    driver.load(program)
+    image = np.random.default_rng(3).normal(0, 0.8, program.image.shape).astype(np.float32)
+    expected = Executor(program).run(image[None], 0).integers
+    for name, found in driver.run(program, image, 0).integers.items():
         assert np.array_equal(found, expected[name][0])
 
 

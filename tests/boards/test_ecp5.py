@@ -88,6 +88,12 @@ def test_reads_resources_clock_and_critical_path(quick_flow: Callable[..., Build
     assert [attempt.clocks_mhz for attempt in result.attempts] == [{"$glbnet$clk": 31.25}]
 
 
+def test_a_faster_clock_counts_as_what_it_allows_the_machines() -> None:
+    two = report(31.25)
+    two["fmax"]["pins"] = {"achieved": 120.0, "constraint": 100.0}
+    assert nextpnr.read_report(two, 1, "").fmax_mhz == 30.0
+
+
 def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> None:
     result = quick_flow(BOARD, 20.0, 24.0, 22.0, 26.0)
     quick, thorough = (" ".join(effort) for effort in FLOW.efforts)

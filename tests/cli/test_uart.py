@@ -1,6 +1,6 @@
 """The host's driver over the simulated UART pins of a machine, empty or not: it loads the program, and every task's outputs are the model's.
 
-With external memory the weights go the same way into an SDRAM chip, which stops the simulation at the first command that breaks a rule.
+With external memory the weights go the same way into a chip of SDRAM or DDR3, which stops the simulation at the first command that breaks a rule.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from random_models import vit
 
 from hwattn.cli.uart import drive_over_pins
 from hwattn.compiler import compile_model
+from hwattn.sim.cosim.ddr3 import SMALL_AT_25_MHZ
+from hwattn.sim.cosim.sdram import ULX3S_AT_25_MHZ
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.dram import DramTiming
 from hwattn.spec.registers import COUNTERS, Register
 
 # the machine of tests/sim/cosim/test_machine.py, so that it is built once
@@ -38,12 +41,18 @@ SDRAM_CONFIG = CONFIG.replace(weight_words=192, row_words=8, row_slots=6, extern
 
 
 @pytest.mark.parametrize(
-    ("config", "noise", "preloaded"),
-    [(CONFIG, 0.0, False), (CONFIG, 0.1, False), (SDRAM_CONFIG, 0.0, False), (SDRAM_CONFIG, 0.0, True)],
-    ids=["clean", "noisy", "sdram", "sdram-preloaded"],
+    ("config", "noise", "preloaded", "chip"),
+    [
+        (CONFIG, 0.0, False, ULX3S_AT_25_MHZ),
+        (CONFIG, 0.1, False, ULX3S_AT_25_MHZ),
+        (SDRAM_CONFIG, 0.0, False, ULX3S_AT_25_MHZ),
+        (SDRAM_CONFIG, 0.0, True, ULX3S_AT_25_MHZ),
+        (SDRAM_CONFIG, 0.0, True, SMALL_AT_25_MHZ),
+    ],
+    ids=["clean", "noisy", "sdram", "sdram-preloaded", "ddr3-preloaded"],
 )
 def test_a_machine_is_loaded_and_runs_every_task(
-    config: AcceleratorConfig, noise: float, preloaded: bool
+    config: AcceleratorConfig, noise: float, preloaded: bool, chip: DramTiming
 ) -> None:
     model = vit(image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dm")
     program = compile_model(model, config)
@@ -51,7 +60,7 @@ def test_a_machine_is_loaded_and_runs_every_task(
     if noise:
         images = images[:1]
     tasks = range(len(program.entries))
-    findings = drive_over_pins(program, images, tasks, preloaded=preloaded, noise=noise)
+    findings = drive_over_pins(program, images, tasks, preloaded=preloaded, noise=noise, sdram=chip)
     assert [(run.task, run.image) for run in findings.runs] == [
         (task, image) for task in tasks for image in range(len(images))
     ]

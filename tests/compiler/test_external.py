@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,36 @@ def test_fetched_weights_give_the_same_results(shape: dict[str, Any]) -> None:
     assert_same(compile_model(model, ON_CHIP), compile_model(model, EXTERNAL))
 
 
+@pytest.mark.parametrize(
+    ("lanes", "sizes", "paged"),
+    [
+        (4, {"param_words": 200, "norm_words": 104}, {Memory.PARAM, Memory.NORM}),
+        (8, {"param_words": 200}, {Memory.PARAM}),
+        (16, {"norm_words": 104}, {Memory.NORM}),
+    ],
+)
+@pytest.mark.parametrize("blocks", ["d", "m"])
+def test_fetched_parameters_give_the_same_results(
+    lanes: int, sizes: dict[str, int], paged: set[Memory], blocks: str
+) -> None:
+    model = vit(blocks=blocks, experts=5, k=3)
+    program = compile_model(model, EXTERNAL.replace(lanes=lanes, weight_words=2048, **sizes))
+    fetched = {Memory(one.memory) for one in program.instructions if isinstance(one, Fetch)}
+    assert fetched - {Memory.ACT, Memory.WEIGHT} == paged
+    assert (len(program.params) == 0, len(program.norm_params) == 0) == (
+        Memory.PARAM in paged,
+        Memory.NORM in paged,
+    )
+    assert_same(compile_model(model, ON_CHIP.replace(lanes=lanes, weight_words=1 << 15)), program)
+
+
+def test_a_layer_whose_parameters_do_not_fit_is_refused() -> None:
+    with pytest.raises(RefusedError, match="param_words=90, too small by 6: one chunk of parameters"):
+        compile_model(vit(blocks="d"), EXTERNAL.replace(param_words=90))
+    with pytest.raises(RefusedError, match="norm_words=40, too small by 8: one chunk of LayerNorm"):
+        compile_model(vit(blocks="d"), EXTERNAL.replace(norm_words=40))
+
+
 @settings(deadline=None, max_examples=6)
 @given(
     rows=st.integers(2, 9),
@@ -86,6 +117,43 @@ def test_activations_in_external_memory_give_the_same_results(
     )
     spilled = compile_model(model, EXTERNAL.replace(rows=rows, act_banks=2, act_words=act_words))
     assert_same(compile_model(model, ON_CHIP.replace(rows=rows)), spilled)
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "act_words", "stores"),
+    [
+        ((3, 12, 10), (3, 2), 64, False),
+        ((3, 20, 28), (4, 7), 64, False),
+        ((3, 20, 28), (4, 7), 128, False),
+        ((2, 16, 16), (2, 2), 64, True),
+    ],
+)
+def test_an_image_that_does_not_fit_passes_in_bands(
+    image: tuple[int, int, int], kernel: tuple[int, int], act_words: int, stores: bool
+) -> None:
+    """Rows that fill no whole words, one band and several, and activations that do not fit either."""
+    model = vit(image=image, kernel=kernel, dim=8, heads=1, hidden=8, blocks="d", tasks=1 + (not stores))
+    program = compile_model(model, EXTERNAL.replace(act_banks=2, act_words=act_words))
+    assert program.image.external
+    assert program.image.base == (program.scratch[0] + program.scratch_words) * 8 - (
+        program.image.words(8) * 8
+    )
+    assert any(isinstance(one, Store) for one in program.instructions) == stores
+    assert_same(compile_model(model, ON_CHIP), program)
+
+
+def test_hidden_activations_pass_in_blocks_of_tokens() -> None:
+    model = vit(image=(1, 12, 12), dim=8, heads=1, hidden=96, blocks="dd")
+    program = compile_model(model, EXTERNAL.replace(act_banks=2, act_words=128))
+    assert not program.scratch_words
+    fetched = Counter(
+        one.source
+        for one, label in zip(program.instructions, program.labels, strict=True)
+        if isinstance(one, Fetch) and label == "b0.mlp.fc1"
+    )
+    # four blocks in each of two tasks
+    assert set(fetched.values()) == {8}
+    assert_same(compile_model(model, ON_CHIP), program)
 
 
 def test_memory_on_chip_does_not_grow_with_the_sequence() -> None:

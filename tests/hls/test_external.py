@@ -92,12 +92,14 @@ def test_equals_the_model():
 
 
 def test_the_bundled_model_from_external_memory():
-    """Weights pass through a small buffer; the activation memory is compared after every instruction."""
+    """Weights and parameters pass through small memories; the activation memory is compared after every instruction."""
     resolved = resolve_model("digits")
     settings_ = {"external_words": 1 << 16, "weight_words": 2048, "program_words": 4096}
+    settings_ |= {"param_words": 256, "norm_words": 96}
     program = compile_model(resolved.model, load_preset("digits").replace(**settings_))
     image = resolved.workload.test_set()[resolved.model.image][:1]
     machine, executor = CMachine(program.config), Executor(program)
+    assert not len(program.params) and not len(program.norm_params)
     machine.load(program)
     for task in range(len(program.entries)):
         state = executor.start(image)

@@ -44,6 +44,14 @@ def wide_program():
 
 
 @pytest.fixture(scope="module")
+def plain_program():
+    """A model without mixtures, for a machine without a router, and an image."""
+    model = vit(dim=24, hidden=40, blocks="dd")
+    images = np.random.default_rng(0).normal(0, 0.8, (1, *model.image_shape)).astype(np.float32)
+    return compile_model(model, load_preset("digits").replace(experts=0)), images
+
+
+@pytest.fixture(scope="module")
 def project(workload, tmp_path_factory):
     program, images = workload
     folder = tmp_path_factory.mktemp("project")
@@ -53,7 +61,7 @@ def project(workload, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("which", ["workload", "wide_program"])
+@pytest.mark.parametrize("which", ["workload", "wide_program", "plain_program"])
 def test_the_machine_after_every_instruction(which, request):
     """The whole activation memory equals the model's after each instruction, for both tasks."""
     program, images = request.getfixturevalue(which)

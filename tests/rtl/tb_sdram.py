@@ -58,15 +58,17 @@ async def what_is_written_is_read(dut: HierarchyObject) -> None:
     """Reads and writes at the same time, of all lengths and with strobes, in regions of their own, some of them in the same rows."""
     asked = settings()
     master, draw = await begin(dut, asked["pause"]), random.Random(7)
-    size = asked["bytes"]
+    size, unit = asked["bytes"], asked["unit"]
     pages = [0, 1, 4 % (size // PAGE_BYTES), size // PAGE_BYTES - 1]
 
     async def use(page: int, draw: random.Random) -> None:
         base, kept = page * PAGE_BYTES, bytearray(PAGE_BYTES)
         await master.write(base, bytes(kept), awid=0)
         for _ in range(asked["rounds"]):
-            first = draw.randrange(PAGE_BYTES)
-            length = draw.randint(1, min(draw.choice((3, 64, 700)), PAGE_BYTES - first))
+            units = PAGE_BYTES // unit
+            first = draw.randrange(units)
+            length = unit * draw.randint(1, min(draw.choice((3, 64, 700)), units - first))
+            first *= unit
             if draw.random() < 0.5:
                 given = draw.randbytes(length)
                 kept[first : first + length] = given
@@ -79,6 +81,22 @@ async def what_is_written_is_read(dut: HierarchyObject) -> None:
 
     users = (use(page, random.Random(draw.random())) for page in pages)
     await with_timeout(gather(*users), LIMIT_NS, "ns")
+
+
+@cocotb.test()
+async def a_page(dut: HierarchyObject) -> None:
+    """Written and read once."""
+    master, kept = await begin(dut, 0), random.Random(3).randbytes(PAGE_BYTES)
+    await with_timeout(master.write(0, kept, awid=0), LIMIT_NS, "ns")
+    assert (await with_timeout(master.read(0, PAGE_BYTES, arid=0), LIMIT_NS, "ns")).data == kept
+
+
+@cocotb.test()
+async def nothing_is_there(dut: HierarchyObject) -> None:
+    """Everything is answered with an error."""
+    master = await begin(dut, 0)
+    assert (await with_timeout(master.write(0, bytes(256), awid=0), LIMIT_NS, "ns")).resp == AxiResp.SLVERR
+    assert (await with_timeout(master.read(0, 256, arid=0), LIMIT_NS, "ns")).resp == AxiResp.SLVERR
 
 
 @cocotb.test()
@@ -96,6 +114,23 @@ async def beyond_the_chip(dut: HierarchyObject) -> None:
         assert len(found.data) == 256
     found = await master.read(0, 256, arid=0)
     assert (found.resp, found.data) == (AxiResp.OKAY, kept)
+
+
+@cocotb.test()
+async def a_part_of_a_column(dut: HierarchyObject) -> None:
+    """Answered with an error and not written, but the whole columns beside it are; what comes after it is as always."""
+    asked = settings()
+    master, unit = await begin(dut, asked["pause"]), asked["unit"]
+    kept = bytearray(bytes(range(256)))
+    await master.write(0, bytes(kept), awid=0)
+    for first, end in ((0, 1), (3 * unit - 1, 5 * unit), (40, 250)):
+        given = bytes(255 - byte for byte in range(end - first))
+        answer = await with_timeout(master.write(first, given, awid=0), LIMIT_NS, "ns")
+        assert answer.resp == AxiResp.SLVERR
+        inner = -(-first // unit) * unit, end // unit * unit
+        kept[slice(*inner)] = given[inner[0] - first : inner[1] - first] if inner[0] < inner[1] else b""
+        assert (await master.read(0, 256, arid=0)).data == bytes(kept)
+        assert (await master.write(256, bytes(unit), awid=0)).resp == AxiResp.OKAY
 
 
 @cocotb.test()

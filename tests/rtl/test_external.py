@@ -3,100 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from typing import Any
 
 import numpy as np
 import pytest
-from bench import Bench, Context, lanes_of, word_of
+from bench import Bench, Context, lanes_of
+from memory_slave import PAGE, Slave
 
 from hwattn.rtl.fetcher import Fetcher
 from hwattn.rtl.storer import Storer
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.entries import ENTRY_BYTES, ENTRY_REGIONS, unpack_entries
 from hwattn.spec.isa import Fetch, Memory, Store
 from hwattn.spec.registers import ErrorCause
 
-PAGE = 3
-PAGE_BYTES = 4096
+ENTRIES = 2000
 
 
 def config(lanes: int) -> AcceleratorConfig:
     return AcceleratorConfig(
         lanes=lanes, act_banks=2, act_words=512, weight_words=900, external_words=1 << 14, norm_lanes=1
     )
-
-
-class Slave:
-    """External memory behind the read or the write channels, checking the protocol's rules for bursts."""
-
-    def __init__(self, bench: Bench, axi: Any, words: np.ndarray) -> None:
-        self.bench, self.axi, self.words = bench, axi, words
-        self.lanes = words.shape[1]
-        self.reads: deque[tuple[int, int]] = deque()
-        self.bad_after = -1
-
-    def burst(self, address: int, length: int) -> tuple[int, int]:
-        assert address % self.lanes == 0
-        assert address // PAGE_BYTES == (address + (length + 1) * self.lanes - 1) // PAGE_BYTES, (
-            "crosses a page"
-        )
-        return (address - PAGE * PAGE_BYTES) // self.lanes, length + 1
-
-    async def take_addresses(self, ctx: Context) -> None:
-        axi = self.axi
-        while True:
-            ctx.set(axi.arready, self.bench.go())
-            *_, valid, ready, address, length = await ctx.tick().sample(
-                axi.arvalid, axi.arready, axi.araddr, axi.arlen
-            )
-            if valid and ready:
-                self.reads.append(self.burst(address, length))
-
-    async def give_words(self, ctx: Context) -> None:
-        axi, given = self.axi, 0
-        while True:
-            if not self.reads:
-                await ctx.tick()
-                continue
-            first, count = self.reads.popleft()
-            for number in range(count):
-                while not self.bench.go():
-                    await ctx.tick()
-                ctx.set(axi.rvalid, 1)
-                ctx.set(axi.rdata, word_of(self.words[first + number]))
-                ctx.set(axi.rlast, number == count - 1)
-                ctx.set(axi.rresp, 2 if 0 <= self.bad_after <= given else 0)
-                await ctx.tick().until(axi.rready)
-                ctx.set(axi.rvalid, 0)
-                given += 1
-
-    async def take_words(self, ctx: Context) -> None:
-        axi = self.axi
-        while True:
-            ctx.set(axi.awready, self.bench.go())
-            *_, valid, ready, address, length = await ctx.tick().sample(
-                axi.awvalid, axi.awready, axi.awaddr, axi.awlen
-            )
-            if not (valid and ready):
-                continue
-            ctx.set(axi.awready, 0)
-            first, count = self.burst(address, length)
-            for number in range(count):
-                taken = False
-                while not taken:
-                    ctx.set(axi.wready, self.bench.go())
-                    *_, valid, ready, word, last = await ctx.tick().sample(
-                        axi.wvalid, axi.wready, axi.wdata, axi.wlast
-                    )
-                    taken = bool(valid and ready)
-                assert last == (number == count - 1)
-                self.words[first + number] = lanes_of(word, self.lanes)
-            ctx.set(axi.wready, 0)
-            await self.bench.wait(ctx, self.bench.random.randrange(9))
-            ctx.set(axi.bresp, 2 if self.bad_after == 0 else 0)
-            ctx.set(axi.bvalid, 1)
-            await ctx.tick().until(axi.bready)
-            ctx.set(axi.bvalid, 0)
 
 
 def always_ready(bench: Bench, port: Any, words: np.ndarray) -> None:
@@ -112,22 +39,45 @@ def always_ready(bench: Bench, port: Any, words: np.ndarray) -> None:
     bench.background(apply)
 
 
-def fetches(rng: random.Random, limits: dict[int, int]) -> list[tuple[Fetch, int]]:
+def entries_taken(bench: Bench, dut: Fetcher, memories: dict[Memory, np.ndarray]) -> None:
+    """Apply writes of entries."""
+
+    async def apply(ctx: Context) -> None:
+        while True:
+            *_, param, entry, norm, value = await ctx.tick().sample(
+                dut.param_write.valid, dut.param_write.payload, dut.norm_write.valid, dut.norm_write.payload
+            )
+            if param:
+                found = entry.data
+                memories[Memory.PARAM][entry.addr] = found.bias, found.multiplier, found.shift
+            if norm:
+                memories[Memory.NORM][value.addr] = value.data - (value.data >> 47 << 48)
+
+    bench.background(apply)
+
+
+def fetches(rng: random.Random, limits: dict[int, int], lanes: int) -> list[tuple[Fetch, int]]:
     """Commands of all shapes, with an expert each."""
     made = []
-    for number in range(14):
-        memory = rng.choice((Memory.ACT, Memory.WEIGHT))
+    for number in range(18):
+        memory = rng.choice(list(Memory))
         words, runs = rng.choice([(1, 1), (300, 1), (7, 5), (1, 9), (40, 3), (64, 2)])
-        stride = words + rng.randrange(5)
+        whole = 1
+        if memory in ENTRY_REGIONS:
+            # whole entries, of which a run fills a number
+            words, runs = rng.choice([(1, 1), (7, 3), (20, 2)])
+            whole = max(1, ENTRY_BYTES // lanes)
+        size = words if memory not in ENTRY_REGIONS else words * whole * lanes // ENTRY_BYTES
+        stride = size + rng.randrange(5)
         target = rng.randrange(limits[memory] - runs * stride)
         fetch = Fetch(
             memory=memory,
-            source=rng.randrange(4000),
-            expert_stride=rng.choice((0, 811)),
+            source=rng.randrange(4000 // whole) * whole,
+            expert_stride=rng.choice((0, 811)) * whole,
             target=target,
-            words=words,
+            words=words * whole,
             runs=runs,
-            source_stride=rng.randrange(600),
+            source_stride=rng.randrange(600 // whole) * whole,
             target_stride=stride,
         )
         made.append((fetch, number % 4))
@@ -145,6 +95,8 @@ def test_fetches(lanes: int, stall: float) -> None:
     memories = {
         Memory.ACT: np.zeros((configuration.act_total_words, lanes), np.int8),
         Memory.WEIGHT: np.zeros((configuration.weight_words, lanes), np.int8),
+        Memory.PARAM: np.zeros((ENTRIES, 3), np.int64),
+        Memory.NORM: np.zeros(ENTRIES, np.int64),
     }
     expected = {memory: contents.copy() for memory, contents in memories.items()}
     slave = Slave(bench, dut.axi, words)
@@ -153,14 +105,17 @@ def test_fetches(lanes: int, stall: float) -> None:
     bench.memory(None, memories[Memory.ACT], dut.act_write)
 
     always_ready(bench, dut.weight_write, memories[Memory.WEIGHT])
-    commands = fetches(bench.random, {memory: len(contents) for memory, contents in memories.items()})
+    entries_taken(bench, dut, memories)
+    limits = {memory: len(contents) for memory, contents in memories.items()}
+    commands = fetches(bench.random, limits, lanes)
     for fetch, expert in commands:
         for run in range(fetch.runs):
             source = fetch.source + expert * fetch.expert_stride + run * fetch.source_stride
             target = fetch.target + run * fetch.target_stride
-            expected[Memory(fetch.memory)][target : target + fetch.words] = words[
-                source : source + fetch.words
-            ]
+            values = words[source : source + fetch.words]
+            if fetch.memory in ENTRY_REGIONS:
+                values = unpack_entries(Memory(fetch.memory), values.reshape(-1).view("<u4").reshape(-1, 2))
+            expected[Memory(fetch.memory)][target : target + len(values)] = values
 
     async def issue(ctx: Context) -> None:
         for fetch, expert in commands:

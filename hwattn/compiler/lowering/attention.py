@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hwattn.compiler.emitter import Emitter, Place
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import RowLayout, ceil_div
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.memory import require
+from hwattn.compiler.operands import Place
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import ACCUMULATOR_LIMIT, Scaling, row_scaling, score_scaling
 from hwattn.spec.config import AcceleratorConfig

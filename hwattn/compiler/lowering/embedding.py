@@ -1,18 +1,22 @@
-"""Patch embedding: the constant token matrix is copied, and the projected patches are added to it."""
+"""Patch embedding: the constant token matrix is copied, and the projected patches are added to it.
+
+An image in external memory passes in bands of its rows, each fetched before its patches.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.compiler.emitter import Piece, Sink, Weights
 from hwattn.compiler.layout import RowLayout, ceil_div, pack_int16
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
+from hwattn.compiler.operands import Piece, Sink, Weights
 from hwattn.compiler.plan import Form, Span
 from hwattn.compiler.scales import channel_params, check_accumulators
 from hwattn.spec.errors import RefusedError
@@ -51,51 +55,120 @@ def lower_patch_embed(context: Context, node: QuantizedPatchEmbed) -> None:
 
     dim, _, kernel_height, kernel_width = node.weight.shape
     _, height, width = plan.model.image_shape
-    across, patches = width // kernel_width, (height // kernel_height) * (width // kernel_width)
+    patches = (height // kernel_height) * (width // kernel_width)
     parts = _parts(context, node)
     packed = _pack(node.weight, parts, lanes)
     factors = node.scale * plan.scale(plan.model.image) / plan.scale(node.name)
     bias = np.zeros(dim, np.int32)
     check_accumulators(node.weight.reshape(dim, -1).astype(np.int64), bias.astype(np.int64), 128, node.name)
     weights = Weights(emitter.weights.add(packed), dim, packed.shape[1])
-    params = emitter.params.add(channel_params(bias, factors, False, node.name))
+    entries = emitter.add_entries(Memory.PARAM, [channel_params(bias, factors, False, node.name)])
     granule = int(math.log2(math.gcd(kernel_width, width, lanes)))
     layout = plan.layout(node.name)
 
-    def loads(patch: int, rows: int) -> list[Piece]:
-        return [
-            Piece(
-                Load(
-                    rows=rows,
-                    words=ceil_div(part.channels * part.rows * kernel_width, lanes),
-                    memory=Memory.ACT,
-                    base=context.image * lanes + (part.channel * height + part.row) * width,
-                    row_stride=kernel_width,
-                    row_first=patch,
-                    row_wrap=across,
-                    row_jump=kernel_height * width,
-                    granule=granule,
-                    n0=kernel_width >> granule,
-                    n1=part.rows,
-                    stride1=width,
-                    n2=part.channels,
-                    stride2=height * width,
-                )
-            )
-            for part in parts
-        ]
-
     def sinks(tile: Tile) -> list[Sink]:
         base = place.address(node.first + tile.token)
-        return [Sink(format, base, place.stride, layout, params)]
+        return [Sink(format, base, place.stride, layout)]
 
     first, last = max(0, start - node.first), min(patches, stop - node.first)
-    tiles = [Tile(patch, rows, loads(patch, rows)) for patch, rows in emitter.tiles((first, last))]
-    if tiles:
-        # the loader moves a granule per cycle
-        load_cycles = emitter.config.rows * (node.weight[0].size >> granule)
-        lower_products(emitter, tiles, [Product(weights, sinks, node.name, load_cycles)])
-        context.macs += (last - first) * node.weight.size
+    # the loader moves a granule per cycle
+    load_cycles = emitter.config.rows * (node.weight[0].size >> granule)
+    for view, span in _views(context, node, (first, last)):
+        tiles = [
+            Tile(patch, rows, [_load(view, part, patch, rows, granule) for part in parts])
+            for patch, rows in emitter.tiles(span)
+        ]
+        lower_products(emitter, tiles, [Product(weights, entries, sinks, node.name, load_cycles)])
+    context.macs += max(0, last - first) * node.weight.size
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of the image that patches are loaded from.
+
+    Parameters
+    ----------
+    lanes : int
+    base : int
+        Byte of the activation memory at which its first channel begins.
+    channel_stride : int
+        Bytes from one channel to the next.
+    width, kernel : int, tuple of int
+        Bytes of a row; height and width of a patch.
+    first : int
+        Its first patch.
+    """
+
+    lanes: int
+    base: int
+    channel_stride: int
+    width: int
+    kernel: tuple[int, int]
+    first: int
+
+
+def _views(context: Context, node: QuantizedPatchEmbed, patches: Span) -> Iterator[tuple[View, Span]]:
+    """Yield the parts of the image in which patches lie, each with its patches, after the Fetch of a band."""
+    _, height, width = context.plan.model.image_shape
+    kernel = node.weight.shape[2], node.weight.shape[3]
+    lanes, image, (start, stop) = context.emitter.config.lanes, context.image, patches
+    if image.band is None:
+        if start < stop:
+            yield View(lanes, image.base * lanes, height * width, width, kernel, 0), patches
+        return
+    across = width // kernel[1]
+    per_band = image.band.rows // kernel[0] * across
+    for first in range(start // across * across, stop, per_band):
+        row = first // across * kernel[0]
+        phase = _fetch_band(context, row)
+        view = View(lanes, image.base * lanes + phase, image.band.stride, width, kernel, first)
+        yield view, (max(start, first), min(stop, first + per_band))
+
+
+def _fetch_band(context: Context, row: int) -> int:
+    """Fetch the band of the image from a row on; return the byte of its first word with which it begins."""
+    image, lanes = context.image, context.emitter.config.lanes
+    band = image.band
+    assert band is not None
+    channels, height, width = band.shape
+    size = min(band.rows, height - row) * width
+    phase = row * width % lanes
+    for channel in range(channels):
+        source = (channel * height + row) * width
+        target = phase + channel * band.stride
+        context.emitter.emit(
+            Fetch(
+                memory=Memory.ACT,
+                source=image.source + source // lanes,
+                target=image.base + target // lanes,
+                words=ceil_div(source + size, lanes) - source // lanes,
+                runs=1,
+            )
+        )
+    return phase
+
+
+def _load(view: View, part: Part, patch: int, rows: int, granule: int) -> Piece:
+    """Return the LOAD of a part of the kernel's bytes of `rows` patches."""
+    kernel_height, kernel_width = view.kernel
+    return Piece(
+        Load(
+            rows=rows,
+            words=ceil_div(part.channels * part.rows * kernel_width, view.lanes),
+            memory=Memory.ACT,
+            base=view.base + part.channel * view.channel_stride + part.row * view.width,
+            row_stride=kernel_width,
+            row_first=patch - view.first,
+            row_wrap=view.width // kernel_width,
+            row_jump=kernel_height * view.width,
+            granule=granule,
+            n0=kernel_width >> granule,
+            n1=part.rows,
+            stride1=view.width,
+            n2=part.channels,
+            stride2=view.channel_stride,
+        )
+    )
 
 
 def _copy_init(context: Context, node: QuantizedPatchEmbed, target: int, span: Span) -> None:

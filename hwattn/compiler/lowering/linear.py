@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from hwattn.compiler.emitter import Sink, Weights
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
+from hwattn.compiler.operands import Entries, Sink, Weights
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import (
     Float64,
@@ -20,7 +20,7 @@ from hwattn.compiler.scales import (
 )
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
-from hwattn.spec.isa import Format
+from hwattn.spec.isa import Format, Memory
 from hwattn.spec.quantized import QuantizedLinear
 
 FORMATS = {Form.ROWS: Format.INT8, Form.COLUMNS: Format.COLUMNS, Form.INT16: Format.INT16}
@@ -32,7 +32,7 @@ class Job:
 
     node: QuantizedLinear
     weights: Weights
-    params: int
+    entries: Entries
 
 
 def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: Add | None) -> None:
@@ -56,7 +56,10 @@ def lower_linears(context: Context, nodes: tuple[QuantizedLinear, ...], target: 
         Tile(token, rows, emitter.load_tile(place, token, rows, words, form))
         for token, rows in emitter.tiles(span)
     ]
-    products = [Product(job.weights, partial(_sinks, context, job, target), job.node.name) for job in jobs]
+    products = [
+        Product(job.weights, job.entries, partial(_sinks, context, job, target), job.node.name)
+        for job in jobs
+    ]
     lower_products(emitter, tiles, products)
     context.macs += (span[1] - span[0]) * sum(node.matrix.weight.size for node in nodes)
 
@@ -94,7 +97,9 @@ def _prepare(context: Context, node: QuantizedLinear, target: Add | None) -> Job
     return Job(
         node,
         Weights(emitter.weights.add(packed), len(packed), packed.shape[1]),
-        emitter.params.add(channel_params(matrix.bias, factors, node.activation is not None, node.name)),
+        emitter.add_entries(
+            Memory.PARAM, [channel_params(matrix.bias, factors, node.activation is not None, node.name)]
+        ),
     )
 
 
@@ -121,7 +126,6 @@ def _sinks(context: Context, job: Job, target: Add | None, tile: Tile) -> list[S
             base,
             stride,
             plan.layout(node.name),
-            job.params,
             activation=node.activation is not None,
             second=second,
         )

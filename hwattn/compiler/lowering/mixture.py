@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.compiler.emitter import Emitter, Expert, Piece, Place, Sink, Weights
+from hwattn.compiler.emitter import Emitter
 from hwattn.compiler.layout import RowLayout
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.lowering.product import Product, Tile, lower_products
 from hwattn.compiler.memory import require
+from hwattn.compiler.operands import Entries, Expert, Piece, Place, Sink, Weights
 from hwattn.compiler.plan import Form
 from hwattn.compiler.scales import (
     GATE_SCORE_LIMIT,
@@ -24,7 +25,7 @@ from hwattn.compiler.scales import (
 )
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.graph import Add
-from hwattn.spec.isa import Format, Route
+from hwattn.spec.isa import Format, Memory, Route
 from hwattn.spec.numbers import GATE_LIMIT, signed_digits
 from hwattn.spec.quantized import QuantizedMatrix, QuantizedMixture
 
@@ -37,7 +38,7 @@ class ExpertLayer:
     """fc1 or fc2 of all experts: rows one expert after the other, parameter entries too."""
 
     weights: Weights
-    params: int
+    entries: Entries
 
 
 class MixtureLowering:
@@ -97,7 +98,7 @@ class MixtureLowering:
         rows, words = packed[0].shape[:2]
         base = self.emitter.weights.add(np.concatenate(packed))
         return ExpertLayer(
-            Weights(base, rows, words, rows * words), self.emitter.params.add(np.concatenate(params))
+            Weights(base, rows, words, rows * words), self.emitter.add_entries(Memory.PARAM, params)
         )
 
     def lower(self) -> None:
@@ -129,7 +130,7 @@ class MixtureLowering:
         require(emitter.config, "acc_columns", columns, f"{node.name} has a gate of {len(weight)} experts")
         packed = gate_rows(weight, emitter.config.lanes)
         weights = Weights(emitter.weights.add(packed), columns, packed.shape[1])
-        params = emitter.norm_params.add(bias)
+        entries = emitter.fetch_entries(emitter.add_entries(Memory.NORM, [bias]))
         score_shift, constants = route_scaling(plan.scale(self.source) / 256 * node.gate_scale, node.name)
         place = self.context.place(node.inputs[0], Form.WIDE)
         fetched = emitter.fetch(weights, (0, columns))
@@ -148,10 +149,11 @@ class MixtureLowering:
                     score_shift=score_shift,
                     multiplier=constants.multiplier,
                     shift=constants.shift,
-                    param_base=params,
+                    param_base=entries.base,
                     clear=int(token == self.start),
                     last=int(token + rows == self.stop),
-                )
+                ),
+                entries.chunk,
             )
 
     def _hidden(self, expert: Expert) -> Place:
@@ -179,8 +181,6 @@ class MixtureLowering:
                 hidden.address(expert.first),
                 hidden.stride,
                 self.hidden_layout,
-                self.fc1.params,
-                self.fc1.weights.rows,
                 activation=True,
                 second=second,
             )
@@ -202,8 +202,6 @@ class MixtureLowering:
                 place.address(self.start),
                 place.stride,
                 RowLayout(dim, dim, self.emitter.config.lanes),
-                self.fc2.params,
-                self.fc2.weights.rows,
                 gate=True,
                 scatter=True,
             )
@@ -230,7 +228,7 @@ class MixtureLowering:
                 )
                 for expert, rows, pieces in tiles
             ],
-            [Product(layer.weights, sinks, self.node.name)],
+            [Product(layer.weights, layer.entries, sinks, self.node.name)],
         )
 
 

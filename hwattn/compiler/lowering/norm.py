@@ -7,7 +7,7 @@ import numpy as np
 from hwattn.compiler.lowering.context import Context
 from hwattn.compiler.plan import Form
 from hwattn.spec.errors import RefusedError
-from hwattn.spec.isa import Norm
+from hwattn.spec.isa import Memory, Norm
 from hwattn.spec.quantized import QuantizedLayerNorm
 from hwattn.spec.widths import VARIANCE_BITS
 
@@ -25,7 +25,8 @@ def lower_layer_norm(context: Context, node: QuantizedLayerNorm) -> None:
     wide = Form.WIDE in plan.forms[node.name]
     gates = context.place(node.name, Form.WIDE) if wide else target
     gamma, beta = node.gamma.astype(np.int64), node.beta.astype(np.int64)
-    params = emitter.norm_params.add((gamma << 32) | (beta & 0xFFFFFFFF))
+    stored = emitter.add_entries(Memory.NORM, [(gamma << 32) | (beta & 0xFFFFFFFF)])
+    entries = emitter.fetch_entries(stored)
     for token, rows in emitter.tiles(context.span(node.name)):
         emitter.emit(
             Norm(
@@ -35,14 +36,15 @@ def lower_layer_norm(context: Context, node: QuantizedLayerNorm) -> None:
                 dim=dim,
                 target=target.address(token),
                 target_stride=target.stride,
-                param_base=params,
+                param_base=entries.base,
                 epsilon=node.epsilon,
                 shift=node.shift,
                 wide=int(wide),
                 wide_target=gates.address(token) if wide else 0,
                 wide_stride=gates.stride if wide else 0,
                 zero_mean=int(node.zero_mean),
-            )
+            ),
+            entries.chunk,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hwattn.compiler.emitter import Emitter, Expert, Operand, Piece, Sink, Weights
+from hwattn.compiler.emitter import Emitter, Operand
 from hwattn.compiler.layout import ceil_div
+from hwattn.compiler.operands import Entries, Expert, Piece, Sink, Weights
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Product:
-    """A weight matrix, and the sinks of each tile's result; `where` names the layer in messages.
+    """A weight matrix, the entries of its columns, and the sinks of each tile's result; `where` names the layer in messages.
 
     `load_cycles` are those of loading a tile, where that takes more than a cycle for each word.
     """
 
     weights: Weights
+    entries: Entries
     sinks: Callable[[Tile], list[Sink]]
     where: str
     load_cycles: int = 0
@@ -40,10 +42,11 @@ def lower_products(emitter: Emitter, tiles: list[Tile], products: list[Product])
     """
     if emitter.config.external_words:
         for product in products:
+            own = replace(product, entries=emitter.fetch_entries(product.entries, tiles[0].expert))
             for columns in _chunks(emitter, product, tiles[0]):
                 weights = emitter.fetch(product.weights, columns, tiles[0].expert)
                 for tile in tiles:
-                    _lower(emitter, tile, emitter.operand(tile.pieces), product, weights, columns)
+                    _lower(emitter, tile, emitter.operand(tile.pieces), own, weights, columns)
         return
     for tile in tiles:
         operand = emitter.operand(tile.pieces)
@@ -69,4 +72,4 @@ def _lower(
 ) -> None:
     bank = emitter.matmul(operand, weights, tile.expert)
     for sink in product.sinks(tile):
-        emitter.post(bank, columns, tile.rows, sink, tile.expert)
+        emitter.post(bank, columns, tile.rows, sink, product.entries, tile.expert)

@@ -19,7 +19,7 @@ from hwattn.sim.cosim.session import CosimResult, simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.encoding import disassemble
-from hwattn.spec.errors import FailedError
+from hwattn.spec.errors import FailedError, RefusedError
 from hwattn.spec.isa import Halt, Matmul, Queue
 from hwattn.spec.program import Program
 from hwattn.spec.registers import Register
@@ -122,6 +122,16 @@ def test_read_back_word_by_word_running_free_too() -> None:
 def test_machine_of_odd_sizes() -> None:
     program, images = odd(2)
     assert_exact(program, images, simulate(program, images, [0, 1], whole=0))
+
+
+def test_machine_without_a_router_and_with_single_instructions_waiting() -> None:
+    config = TINY.replace(experts=0, queue_depth=1)
+    program, images = compiled(
+        config, 2, image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8, blocks="dd"
+    )
+    assert_exact(program, images, simulate(program, images, [0, 1], whole=0))
+    with pytest.raises(RefusedError, match="3 experts"):
+        compiled(config, 1, image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=3, expert_hidden=8)
 
 
 def test_packed_multipliers_change_neither_results_nor_counters() -> None:

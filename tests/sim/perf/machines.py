@@ -51,6 +51,7 @@ EXTERNAL = AcceleratorConfig(
     row_slots=6,
     experts=4,
     tokens=16,
+    queue_depth=1,
     external_words=1 << 14,
 )
 
@@ -82,6 +83,38 @@ def external() -> tuple[Program, Image]:
     return compiled(
         EXTERNAL, image=(1, 4, 4), dim=12, heads=2, hidden=16, experts=4, expert_hidden=8, blocks="dm"
     )
+
+
+def paged() -> tuple[Program, Image]:
+    """The same kinds with image, parameters and program in external memory too."""
+    config = ODD.replace(
+        act_banks=2,
+        act_words=128,
+        weight_words=192,
+        param_words=48,
+        norm_words=40,
+        program_words=40,
+        program_streamed=1,
+        acc_banks=4,
+        row_slots=6,
+        tokens=24,
+        external_words=1 << 14,
+    )
+    program, image = compiled(
+        config,
+        image=(3, 12, 30),
+        kernel=(3, 6),
+        dim=12,
+        heads=2,
+        hidden=16,
+        experts=4,
+        expert_hidden=8,
+        blocks="dm",
+    )
+    assert program.image.external
+    assert not len(program.params)
+    assert not len(program.norm_params)
+    return program, image
 
 
 def transfers() -> tuple[Program, Image]:

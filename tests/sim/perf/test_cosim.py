@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from machines import Image, external, odd, transfers
+from machines import Image, external, odd, paged, transfers
 
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.perf.machine import Machine
@@ -47,10 +47,12 @@ def test_odd_sizes_on_chip(task: int) -> None:
     [
         (external, ExternalMemory(), ON_CHIP - {"COPY"} | {"FETCH"}),
         (external, ExternalMemory(latency=300, beats=2, cycles=5), ON_CHIP - {"COPY"} | {"FETCH"}),
+        (paged, ExternalMemory(latency=9), ON_CHIP - {"COPY"} | {"FETCH"}),
+        (paged, ExternalMemory(latency=40, beats=1, cycles=3), ON_CHIP - {"COPY"} | {"FETCH"}),
         (transfers, ExternalMemory(latency=9), {"FETCH", "STORE"}),
         (transfers, ExternalMemory(latency=40, beats=5, cycles=8), {"FETCH", "STORE"}),
     ],
-    ids=["default", "slow", "transfers", "slow transfers"],
+    ids=["default", "slow", "paged", "slow paged", "transfers", "slow transfers"],
 )
 def test_external_memory(
     make: Callable[[], tuple[Program, Image]], memory: ExternalMemory, kinds: set[str]
