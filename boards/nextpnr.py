@@ -23,9 +23,6 @@ NAME = "top"
 Cells = Mapping[str, Mapping[str, int]]
 """By resource: kinds of cell, and how many of the resource each takes."""
 
-RESIDENT_BITS, STREAMED_BITS = 9, 8
-"""Operands of the matrix unit's multipliers (``rtl.matrix_row``)."""
-
 _REMEDY = {
     "lut": "lower post_lanes, softmax_lanes or rows (--set rows=...)",
     "ff": "lower rows or lanes (--set rows=...)",
@@ -156,8 +153,8 @@ class Nextpnr:
             (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         progress("synthesize")
         lines = read_design(f"{NAME}.il")
-        if board.soft_array:
-            lines += [f"booth t:$mul r:A_WIDTH={RESIDENT_BITS} %i r:B_WIDTH={STREAMED_BITS} %i"]
+        # one module for each row: boards with fewer blocks have none with two rows in a block
+        lines += [f"booth *.matrix.dots.column_{row}/t:$mul" for row in board.soft_rows(machine.config)]
         with ThreadPoolExecutor() as pool:
             beside = pool.submit(meanwhile)
             run_yosys([*lines, self.synthesis], folder, "synthesis", result)
@@ -248,7 +245,7 @@ def least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
     """Count what a machine takes whatever the tools do: its multipliers, and the memories that are too large for anything but block RAM."""
     bits = (config.weight_words + config.act_total_words) * config.lanes * 8
     return {
-        "dsp": 0 if board.soft_array else board.multiplier_style.blocks(config),
+        "dsp": board.multiplier_style.blocks(config) - len(board.soft_rows(config)) * config.lanes,
         "ram": -(-bits // board.ram_bits),
     }
 

