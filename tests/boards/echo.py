@@ -22,9 +22,10 @@ class Echo(wiring.Component):
     def __init__(self, board: Board, timing: DramTiming | None = None) -> None:
         self.board = board
         self.timing = timing
+        self.config = AcceleratorConfig(lanes=4)
         members = {"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(STATUS_BITS)}
         if timing:
-            self._controller = dram_controller(AcceleratorConfig(lanes=4), timing)
+            self._controller = dram_controller(self.config, timing)
             members["sdram"] = self._controller.signature.members["pins"]
         super().__init__(members)
 

@@ -160,9 +160,18 @@ def test_what_does_not_fit_is_told_by_how_much(resource: str, count: int, messag
 )
 def test_what_cannot_fit_is_known_before_any_work(changes: dict[str, int], message: str) -> None:
     config = AcceleratorConfig(rows=4, lanes=8, act_banks=4, act_words=512)
-    FLOW.check_size(BOARD, config)
+    board = dataclasses.replace(BOARD, array_blocks=None)
+    FLOW.check_size(board, config)
     with pytest.raises(FailedError, match=message):
-        FLOW.check_size(BOARD, config.replace(**changes))
+        FLOW.check_size(board, config.replace(**changes))
+
+
+def test_rows_beyond_a_boards_blocks_take_none() -> None:
+    config = AcceleratorConfig(rows=12, lanes=16)
+    board = dataclasses.replace(BOARD, array_blocks=72)
+    assert list(board.soft_rows(config)) == list(range(4, 12))
+    assert nextpnr.least(config, board)["dsp"] == 64
+    assert not dataclasses.replace(BOARD, array_blocks=None).soft_rows(config)
 
 
 def test_counts_the_cells_of_a_netlist() -> None:
