@@ -23,9 +23,9 @@ BEGIN, END = "<!-- table of make boards: begin -->", "<!-- table of make boards:
 RUNS: dict[str, list[str]] = {
     "tang-nano-20k": ["--empty", "--board", "tang-nano-20k"],
     "tang-primer-20k": ["--empty", "--board", "tang-primer-20k"],
-    "colorlight-i5": ["--empty", "--board", "colorlight-i5", "--config", "micro"],
-    "ulx3s-25f": ["--empty", "--board", "ulx3s-25f", "--config", "micro"],
-    "orangecrab-25f": ["--empty", "--board", "orangecrab-25f", "--config", "micro"],
+    "colorlight-i5": ["--empty", "--board", "colorlight-i5"],
+    "ulx3s-25f": ["--empty", "--board", "ulx3s-25f"],
+    "orangecrab-25f": ["--empty", "--board", "orangecrab-25f"],
     "ulx3s-45f": ["digits", "--board", "ulx3s-45f"],
     "colorlight-i9": ["digits", "--board", "colorlight-i9"],
     "ecpix5-45f": ["digits", "--board", "ecpix5-45f"],
