@@ -34,16 +34,32 @@ def test_banked_reads_and_writes() -> None:
     words = np.zeros((64, 4), np.uint8)
     reads, written = [0], [0]
     rng = bench.random
-    for port in dut.reads:
-        watch_reads(bench, port, words, reads)
-        bench.feed(port.request, [rng.randrange(64) for _ in range(300)])
 
-    for writer, port in enumerate(dut.writes):
-        # The two writers own the even and the odd words, so that their order does not matter
-        items = [
-            {"addr": 2 * rng.randrange(32) + writer, "data": rng.getrandbits(32), "mask": rng.getrandbits(4)}
-            for _ in range(200)
-        ]
+    # no word is read in the cycle that writes it: readers and writers are in halves of each bank, which they change in between
+    def half(address: int, which: int) -> int:
+        return (address & 0b110111) | which << 3
+
+    asked: list[list[int]] = [[] for _ in dut.reads]
+    stored: list[list[dict[str, int]]] = [[] for _ in dut.writes]
+
+    def phase(which: int) -> None:
+        for addresses in asked:
+            addresses += [half(rng.randrange(64), which) for _ in range(150)]
+        for writer, items in enumerate(stored):
+            # The two writers own the even and the odd words, so that their order does not matter
+            items += [
+                {
+                    "addr": half(2 * rng.randrange(32) + writer, 1 - which),
+                    "data": rng.getrandbits(32),
+                    "mask": rng.getrandbits(4),
+                }
+                for _ in range(100)
+            ]
+
+    for port, addresses in zip(dut.reads, asked, strict=True):
+        watch_reads(bench, port, words, reads)
+        bench.feed(port.request, addresses)
+    for port, items in zip(dut.writes, stored, strict=True):
         bench.feed(port, items)
 
         async def apply(ctx, port=port):
@@ -52,7 +68,7 @@ def test_banked_reads_and_writes() -> None:
                 if valid and ready:
                     written[0] += 1
                     lanes = lanes_of(item.data, 4).view(np.uint8)
-                    # A read in the cycle of the write sees the old word: change it after all samples of this cycle
+                    # change it after all samples of this cycle
                     pending.append((item.addr, item.mask, lanes))
 
         bench.background(apply)
@@ -71,11 +87,13 @@ def test_banked_reads_and_writes() -> None:
     bench.background(commit)
 
     async def test(ctx):
-        while written[0] < 400 or reads[0] < 900:
-            await ctx.tick()
+        for number in (1, 2, 3, 4):
+            phase(number % 2)
+            while written[0] < 200 * number or reads[0] < 450 * number:
+                await ctx.tick()
 
     bench.run(test)
-    assert words.any()
+    assert words.reshape(4, 2, 8, 4).any(axis=(2, 3)).all(), "both halves of each bank have been written"
 
 
 def test_priority_and_conflicts() -> None:
