@@ -47,7 +47,8 @@ SDRAM_CONFIG = CONFIG.replace(weight_words=192, row_words=8, row_slots=6, extern
         (CONFIG, 0.1, False, ULX3S_AT_25_MHZ),
         (SDRAM_CONFIG, 0.0, False, ULX3S_AT_25_MHZ),
         (SDRAM_CONFIG, 0.0, True, ULX3S_AT_25_MHZ),
-        (SDRAM_CONFIG, 0.0, True, SMALL_AT_25_MHZ),
+        # a build of its own: `make bench`
+        pytest.param(SDRAM_CONFIG, 0.0, True, SMALL_AT_25_MHZ, marks=pytest.mark.slow),
     ],
     ids=["clean", "noisy", "sdram", "sdram-preloaded", "ddr3-preloaded"],
 )
