@@ -92,12 +92,13 @@ def parameters(program: Program, state: State, index: Int64, images: Int64 | Non
 def norm_parameters(program: Program, state: State, first: int, count: int) -> Int64:
     """Read entries of the norm memory: int64 (count,), or (batch, 1, count) where they were fetched."""
     if Memory.NORM not in state.entries:
-        found = program.norm_params[first : first + count]
+        entries = np.asarray(program.norm_params)
     else:
-        found = state.entries[Memory.NORM][:, None, first : first + count]
-    if found.shape[-1] < count:
-        raise ValueError(f"{count} norm parameters from entry {first}, of which there are {found.shape[-1]}")
-    return found
+        entries = np.asarray(state.entries[Memory.NORM])[:, None]
+    size = entries.shape[-1]
+    if first + count > size:
+        raise ValueError(f"{count} norm parameters from entry {first} of {size}")
+    return np.asarray(entries[..., first : first + count])
 
 
 def store(instruction: Store, program: Program, state: State) -> None:
