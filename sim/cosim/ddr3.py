@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.hdl import ClockSignal, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from hwattn.rtl.ddr3_pins import ddr3_pins
+from hwattn.sim.cosim.chip_pins import registered
 from hwattn.spec.ddr3 import LATENCY, STEPS, Ddr3, Ddr3Timing
 
 DELAY = 130
@@ -23,6 +24,7 @@ class Ddr3Chip(wiring.Component):
     ----------
     timing : Ddr3Timing
         The chip stops the simulation where these times are not kept.
+
     Members
     -------
     pins : In(ddr3_pins(timing.chip))
@@ -37,11 +39,7 @@ class Ddr3Chip(wiring.Component):
         m = Module()
         timing, chip, pins = self.timing, self.timing.chip, self.pins
         names = {"output": "written"}
-        outputs = {name: getattr(pins, name) for name in pins.signature.members if name != "input"}
-        behind = {name: Signal.like(value, name=f"pin_{name}") for name, value in outputs.items()}
-        arriving = Signal.like(pins.input)
-        m.d.sync += pins.input.eq(arriving)
-        m.d.sync += [behind[name].eq(value) for name, value in outputs.items()]
+        behind, arriving = registered(m, pins)
         m.submodules.chip = Instance(
             "ddr3_chip",
             p_BANK_BITS=chip.bank_bits,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.hdl import ClockSignal, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from hwattn.rtl.sdram_pins import sdram_pins
+from hwattn.sim.cosim.chip_pins import registered
 from hwattn.spec.sdram import Sdram, SdramTiming
 
 ULX3S_AT_25_MHZ = Sdram(power_up_us=4.0).at(25.0)
@@ -34,11 +35,7 @@ class SdramChip(wiring.Component):
         """Put the flip-flops before and behind the chip."""
         m = Module()
         timing, chip, pins = self.timing, self.timing.chip, self.pins
-        outputs = {name: getattr(pins, name) for name in pins.signature.members if name != "input"}
-        behind = {name: Signal.like(value, name=f"pin_{name}") for name, value in outputs.items()}
-        arriving = Signal.like(pins.input)
-        m.d.sync += [behind[name].eq(value) for name, value in outputs.items()]
-        m.d.sync += pins.input.eq(arriving)
+        behind, arriving = registered(m, pins)
         m.submodules.chip = Instance(
             "sdram_chip",
             p_BANK_BITS=chip.bank_bits,

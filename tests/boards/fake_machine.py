@@ -66,6 +66,10 @@ class FakeMachine:
     def set(self, register: int, value: int) -> None:
         self.units[address(Region.CSR, register)] = value
 
+    def external_unit(self, number: int) -> int:
+        """Return a unit of external memory."""
+        return self.external.get(number, 0)
+
     def get(self, register: int) -> int:
         return self.units.get(address(Region.CSR, register), 0)
 
@@ -125,7 +129,7 @@ class FakeMachine:
         if bits & Control.SCAN_EXTERNAL:
             units = self.program.config.lanes // 4
             first, words = self.get(Register.SCAN_BASE), self.get(Register.SCAN_WORDS)
-            scanned = [self.external.get(first * units + unit, 0) for unit in range(words * units)]
+            scanned = [self.external_unit(first * units + unit) for unit in range(words * units)]
             self.set(Register.SCAN_CRC, zlib.crc32(struct.pack(f"<{len(scanned)}I", *scanned)))
         if bits & Control.START:
             self.set(Register.STATUS, self.ends_with)
@@ -147,7 +151,7 @@ class FakeMachine:
         )
         state.words[0] = words.view(np.uint8).reshape(config.act_total_words, config.lanes)
         first, count = (number * config.lanes // 4 for number in program.scratch)
-        scratch = np.array([self.external.get(first + unit, 0) for unit in range(count)], "<u4")
+        scratch = np.array([self.external_unit(first + unit) for unit in range(count)], "<u4")
         state.scratch[0] = scratch.view(np.uint8).reshape(state.scratch[0].shape)
         executor.execute(state, program.entries.index(self.get(Register.ENTRY)))
         for index, unit in enumerate(state.words[0].reshape(-1).view("<u4").tolist()):

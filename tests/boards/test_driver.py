@@ -139,14 +139,15 @@ def test_external_memory_that_forgets_is_an_error(outside: Program) -> None:
     assert machine.get(Register.PROGRAM_HASH) == 0
 
 
-class Striped(dict[int, int]):
-    """A machine's external memory that is a buffer of the host's: units are read where the stripes say."""
+class StripedMachine(FakeMachine):
+    """A machine whose external memory is a buffer of the host's: units are read where the stripes say."""
 
-    def __init__(self, stripes: Stripes) -> None:
-        super().__init__()
-        self.stripes, self.buffer = stripes, np.zeros(stripes.bytes, np.uint8)
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self.stripes = Stripes(program.config.lanes, 2, program.config.external_words)
+        self.buffer = np.zeros(self.stripes.bytes, np.uint8)
 
-    def get(self, number: int, default: int = 0) -> int:  # type: ignore[override]
+    def external_unit(self, number: int) -> int:
         word, place = divmod(4 * number, self.stripes.lanes)
         part, rest = divmod(place, self.stripes.part_bytes)
         start = part * self.stripes.stripe_bytes + word * self.stripes.part_bytes + rest
@@ -155,23 +156,21 @@ class Striped(dict[int, int]):
 
 def test_weights_go_into_a_buffer_that_the_host_sees(outside: Program) -> None:
     """And a machine that used another one is told, and loaded again."""
-    machine = FakeMachine(outside)
-    memory = Striped(Stripes(outside.config.lanes, 2, outside.config.external_words))
-    machine.external = memory
-    buffer = ExternalBuffer(memory.stripes, 0x7000, memory.buffer)
+    machine = StripedMachine(outside)
+    buffer = ExternalBuffer(machine.stripes, 0x7000, machine.buffer)
     driver = Driver(LinkBus(machine), outside.config, buffer)
     assert machine.get(Register.EXTERNAL_PAGE) == 2 * 7
     assert machine.get(Register.PROGRAM_HASH) == driver.identity.program_hash == 0
     driver.load(outside)
     units = outside.weights.reshape(-1).view("<u4").tolist()
-    assert [memory.get(number) for number in range(len(units))] == units
+    assert [machine.external_unit(number) for number in range(len(units))] == units
     assert not any(target >> 28 == Region.EXTERNAL for target in machine.order)
     assert driver.identity.program_hash == outside.hash
     assert Driver(LinkBus(machine), outside.config, buffer).identity.program_hash == outside.hash
     with pytest.raises(
         RefusedError, match=r"a buffer of 4,096 bytes; expected 524,288 bytes for 65,536 words"
     ):
-        ExternalBuffer(memory.stripes, 0, memory.buffer[:4096])
+        ExternalBuffer(machine.stripes, 0, machine.buffer[:4096])
 
 
 def dropped(frame: bytes, at: int) -> bytes:

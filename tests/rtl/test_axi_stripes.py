@@ -18,7 +18,6 @@ from hwattn.spec.stripes import PAGE_BYTES, Stripes
 
 
 def test_bursts_in_parts_at_any_pace(tmp_path: Path) -> None:
-    pytest.importorskip("cocotbext.axi")
     lanes, ports = 32, 4
     config = AcceleratorConfig(lanes=lanes, norm_lanes=1, external_words=2 * PAGE_BYTES // lanes)
     stripes = Stripes(lanes, ports, config.external_words)

@@ -28,6 +28,40 @@ def watch_reads(bench: Bench, port: object, memory: np.ndarray, count: list[int]
     bench.background(process)
 
 
+@pytest.mark.parametrize("address", [0, 21, 42, 63])
+def test_a_word_is_read_in_the_cycle_after_its_write(address: int) -> None:
+    dut = BankedMemory(CONFIG, readers=1, writers=1)
+
+    async def test(ctx):
+        for data in (0x12345678, 0x9ABCDEF0):
+            ctx.set(dut.writes[0].payload, {"addr": address, "data": data, "mask": 0b1111})
+            ctx.set(dut.writes[0].valid, 1)
+            await ctx.tick()
+            ctx.set(dut.writes[0].valid, 0)
+            ctx.set(dut.reads[0].request.payload, address)
+            ctx.set(dut.reads[0].request.valid, 1)
+            await ctx.tick()
+            ctx.set(dut.reads[0].request.valid, 0)
+            assert (ctx.get(dut.reads[0].valid), ctx.get(dut.reads[0].data)) == (1, data)
+
+    Bench(dut).run(test)
+
+
+def test_a_word_that_is_read_while_it_is_written_is_an_error() -> None:
+    dut = BankedMemory(CONFIG, readers=1, writers=1)
+
+    async def test(ctx):
+        ctx.set(dut.writes[0].payload, {"addr": 5, "data": 1, "mask": 0b0001})
+        ctx.set(dut.reads[0].request.payload, 5)
+        ctx.set(dut.writes[0].valid, 1)
+        ctx.set(dut.reads[0].request.valid, 1)
+        await ctx.tick()
+        await ctx.tick()
+
+    with pytest.raises(AssertionError, match="a word of block RAM is read while it is written"):
+        Bench(dut).run(test)
+
+
 def test_banked_reads_and_writes() -> None:
     dut = BankedMemory(CONFIG, readers=3, writers=2)
     bench = Bench(dut, seed=3, stall=0.2)
