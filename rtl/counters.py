@@ -34,7 +34,7 @@ class Counters(wiring.Component):
     read : In(1), index : In
         The counter to read, at most once in `READ_SPACING` cycles.
     value : Out(width)
-        In the same cycle: the events of all cycles before it.
+        One cycle after `read`: the events of all cycles before this one.
 
     Latency
     -------
@@ -74,13 +74,13 @@ class Counters(wiring.Component):
             for number, most in enumerate(self.most)
         )
         m.d.comb += [
-            visited.eq(Mux(self.read, self.index, turn)),
             stored.addr.eq(visited),
             write.addr.eq(visited),
             write.data.eq(self.value),
             write.en.eq(1),
             self.value.eq(Mux(fresh.bit_select(visited, 1), stored.data, 0) + waiting[visited]),
         ]
+        m.d.sync += visited.eq(Mux(self.read, self.index, turn))
         with m.If(~self.read):
             m.d.sync += turn.eq(Mux(turn == total - 1, 0, turn + 1))
         hit = Cat(visited == number for number in range(total))

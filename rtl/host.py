@@ -262,11 +262,11 @@ class Host(wiring.Component):
             reads.eq(scanning & ((control & Control.SCAN) != 0)),
             last.eq(moved & final),
             checksum.data.eq(word),
-            checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0)),
             self.scan_crc.eq(checksum.crc),
         ]
         m.d.sync += [
             arrives.eq(moved & (reads | outside)),
+            checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0)),
             checksum.valid.eq(arrives),
             word.eq(self.act_read.data),
         ]

@@ -13,7 +13,8 @@ from hwattn.rtl.commands import command_layout
 from hwattn.rtl.interfaces import NORM_PARAM_BITS, WORD_ADDRESS_BITS, write_port
 from hwattn.rtl.layernorm_scale import SHIFT_BITS, scale_layout
 from hwattn.rtl.layernorm_sums import elements_layout
-from hwattn.rtl.pipeline import delayed
+from hwattn.rtl.pipeline import Countdown, delayed
+from hwattn.rtl.requantize import halved
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 from hwattn.spec.numbers import GATE_LIMIT
@@ -25,11 +26,6 @@ QUEUE_GROUPS = 16
 
 STAGES = 11
 PARAM_STAGE = 5
-
-
-def clamp(value: Value, low: int, high: int) -> Value:
-    """Return a signed value limited to low..high."""
-    return Mux(value > high, high, Mux(value < low, low, value))
 
 
 class LayerNormLanes(Component):
@@ -126,10 +122,10 @@ class LayerNormLanes(Component):
         )
         scale = Signal(scale_layout())
         in_row = Signal()
-        group, feature = Signal.like(self.groups), Signal.like(self.command.dim)
+        groups, feature = Countdown(self.groups, "groups_issued"), Signal.like(self.command.dim)
         position, beat = Signal(range(beats)), Signal.like(self.param_beat)
         in_flight = Signal(range(QUEUE_GROUPS + 1))
-        row_end = tag.valid & tag.group_end & (group + 1 == self.groups)
+        row_end = tag.valid & tag.group_end & groups.last
         m.d.comb += [
             tag.valid.eq(in_row & ((position != 0) | (in_flight != QUEUE_GROUPS))),
             tag.group_end.eq(position == beats - 1),
@@ -141,12 +137,14 @@ class LayerNormLanes(Component):
         with m.If(tag.valid):
             m.d.sync += [position.eq(position + 1), beat.eq(beat + 1), feature.eq(feature + width)]
             with m.If(tag.group_end):
-                m.d.sync += [position.eq(0), group.eq(group + 1)]
+                m.d.sync += position.eq(0)
+                groups.step(m)
         with m.If(row_end):
             m.d.sync += in_row.eq(0)
         with m.If(self.scale.valid & self.scale.ready):
             m.d.sync += [in_row.eq(1), scale.eq(self.scale.payload)]
-            m.d.sync += [each.eq(0) for each in (group, feature, beat)]
+            m.d.sync += [feature.eq(0), beat.eq(0)]
+            groups.restart(m)
         m.d.sync += in_flight.eq(in_flight + (tag.valid & (position == 0)) - self._written(queue))
         return tag, scale
 
@@ -167,14 +165,19 @@ class LayerNormLanes(Component):
         product = register("product", centred * scales[4].significand)
         # Shifts leave one bit below the result, which rounds it
         normal = register("normal", product >> (scales[5].shift - 1)[:SHIFT_BITS])
-        z = register("z", clamp((normal + 1) >> 1, -(1 << 17), (1 << 17) - 1), signed(NORMAL_BITS))
+        z = register("z", halved(normal, NORMAL_BITS), signed(NORMAL_BITS))
         parameter = register("parameter", self.params[lane])
         gamma, beta = parameter[BETA_BITS:].as_signed(), parameter[:BETA_BITS].as_signed()
         weighted = register("weighted", z * gamma)
         biased = register("biased", weighted + register("beta", beta))
         fine = register("fine", biased >> (self.command.shift - 9)[: len(self.command.shift)])
-        narrow = clamp(((fine >> 8) + 1) >> 1, -128, 127)
-        wide = clamp((fine + 1) >> 1, -GATE_LIMIT, GATE_LIMIT)
+        narrow = halved((fine >> 8).as_signed(), 8)
+        # comparisons beside the sum: (fine + 1) >> 1 > GATE_LIMIT where fine > 2 * GATE_LIMIT
+        wide = Mux(
+            fine > 2 * GATE_LIMIT,
+            GATE_LIMIT,
+            Mux(fine < -2 * GATE_LIMIT - 1, -GATE_LIMIT, (fine + 1) >> 1),
+        )
         kept = tags[STAGES - 1].mask[lane]
         out8 = register("out8", Mux(kept, narrow, 0), signed(8))
         digits = register("digits", Mux(kept, wide, 0), signed(16))
@@ -184,19 +187,19 @@ class LayerNormLanes(Component):
         """Write a group's word of results, then its words of low and of high digits."""
         lanes, command = self.config.lanes, self.command
         target, wide_target, target_row, wide_row = (Signal(WORD_ADDRESS_BITS) for _ in range(4))
-        part, group, row = Signal(2), Signal.like(self.groups), Signal.like(command.rows)
+        part = Signal(2)
+        groups, rows = Countdown(self.groups, "groups_written"), Countdown(command.rows, "rows_written")
         words = data.View(data.ArrayLayout(8 * lanes, 3), queue.r_data)
         next_target = (target_row + command.target_stride)[:WORD_ADDRESS_BITS]
         next_wide = (wide_row + command.wide_stride)[:WORD_ADDRESS_BITS]
         last_part = part == Mux(command.wide, 2, 0)
-        last_group, last_row = group + 1 == self.groups, row + 1 == command.rows
         write = self.act_write.payload
         m.d.comb += [
             self.act_write.valid.eq(queue.r_rdy),
             write.mask.eq(~0),
             write.data.eq(words[part]),
             queue.r_en.eq(self.act_write.ready & last_part),
-            self.done.eq(self._written(queue) & last_group & last_row),
+            self.done.eq(self._written(queue) & groups.last & rows.last),
         ]
         with m.Switch(part):
             with m.Case(0):
@@ -208,12 +211,14 @@ class LayerNormLanes(Component):
         with m.If(self.act_write.valid & self.act_write.ready):
             m.d.sync += part.eq(Mux(last_part, 0, part + 1))
         with m.If(self._written(queue)):
-            m.d.sync += [target.eq(target + 1), wide_target.eq(wide_target + 1), group.eq(group + 1)]
-            with m.If(last_group):
+            m.d.sync += [target.eq(target + 1), wide_target.eq(wide_target + 1)]
+            groups.step(m)
+            with m.If(groups.last):
                 m.d.sync += [each.eq(next_target) for each in (target, target_row)]
                 m.d.sync += [each.eq(next_wide) for each in (wide_target, wide_row)]
-                m.d.sync += [group.eq(0), row.eq(row + 1)]
+                rows.step(m)
         with m.If(self.begin):
             m.d.sync += [each.eq(command.target) for each in (target, target_row)]
             m.d.sync += [each.eq(command.wide_target) for each in (wide_target, wide_row)]
-            m.d.sync += [group.eq(0), row.eq(0)]
+            groups.restart(m)
+            rows.restart(m)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hwattn.rtl.commands import command_layout
 from hwattn.rtl.layernorm_sums import SUM_BITS, sums_layout
+from hwattn.rtl.memory import select
 from hwattn.spec.isa import Norm
 from hwattn.spec.tables import RSQRT_FIRST, reciprocal_square_root_table
 
@@ -78,6 +79,24 @@ class LayerNormScale(Component):
         top = variance[36:VARIANCE_BITS]
         m.d.comb += read.en.eq(1)
 
+        # what the multiplier takes, chosen a cycle ahead: the pairs in their order, one bit for each
+        pairs = [
+            (squares[:CHUNK], self.dim),
+            (squares[CHUNK : 2 * CHUNK], self.dim),
+            (squares[2 * CHUNK :], self.dim),
+            (total, total[:CHUNK]),
+            (total, total[CHUNK:].as_signed()),
+            (guess, guess),
+            (top, factor),
+            (guess, factor),
+        ]
+        pair = Signal(len(pairs), init=1)
+        next_pair = pair.eq(pair.rotate_left(1))
+        for operand, values in zip((left, right), zip(*pairs, strict=True), strict=True):
+            extended = [Signal.like(operand) for _ in values]
+            m.d.comb += [wide.eq(value) for wide, value in zip(extended, values, strict=True)]
+            m.d.comb += operand.eq(select(list(pair), [wide.as_unsigned() for wide in extended]))
+
         def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
             for shift in shifts:
                 empty = ~value[VARIANCE_BITS - shift : VARIANCE_BITS].any()
@@ -96,24 +115,21 @@ class LayerNormScale(Component):
             m.d.sync += self.scale.valid.eq(0)
         with m.FSM():
             with m.State("squares_low"):
-                m.d.comb += [left.eq(squares[:CHUNK]), right.eq(self.dim)]
                 with m.If(self.sums.valid):
+                    m.d.sync += next_pair
                     m.next = "squares_middle"
             with m.State("squares_middle"):
-                m.d.comb += [left.eq(squares[CHUNK : 2 * CHUNK]), right.eq(self.dim)]
-                m.d.sync += variance.eq(self.epsilon + product)
+                m.d.sync += [variance.eq(self.epsilon + product), next_pair]
                 m.next = "squares_high"
             with m.State("squares_high"):
-                m.d.comb += [left.eq(squares[2 * CHUNK :]), right.eq(self.dim)]
-                m.d.sync += variance.eq(variance + (product << CHUNK))
+                m.d.sync += [variance.eq(variance + (product << CHUNK)), next_pair]
                 m.next = "total_low"
             with m.State("total_low"):
-                m.d.comb += [left.eq(total), right.eq(total[:CHUNK])]
-                m.d.sync += variance.eq(variance + (product << 2 * CHUNK))
+                m.d.sync += [variance.eq(variance + (product << 2 * CHUNK)), next_pair]
                 m.next = "total_high"
             with m.State("total_high"):
-                m.d.comb += [left.eq(total), right.eq(total[CHUNK:].as_signed()), self.sums.ready.eq(1)]
-                m.d.sync += [variance.eq(variance - product), row_total.eq(total)]
+                m.d.comb += self.sums.ready.eq(1)
+                m.d.sync += [variance.eq(variance - product), row_total.eq(total), next_pair]
                 m.next = "variance"
             with m.State("variance"):
                 m.d.sync += [variance.eq(variance - (product << CHUNK)), half_left.eq(0)]
@@ -131,20 +147,20 @@ class LayerNormScale(Component):
                 m.d.sync += guess.eq(read.data)
                 m.next = "square"
             with m.State("square"):
-                m.d.comb += [left.eq(guess), right.eq(guess)]
+                m.d.sync += next_pair
                 m.next = "limit"
             with m.State("limit"):
                 square = product >> 14
                 m.d.sync += factor.eq(Mux(square >= 1 << 18, (1 << 18) - 1, square))
                 m.next = "error"
             with m.State("error"):
-                m.d.comb += [left.eq(top), right.eq(factor)]
+                m.d.sync += next_pair
                 m.next = "correction"
             with m.State("correction"):
                 m.d.sync += factor.eq((Const(3 * (1 << 34) + (1 << 17)) - product) >> 18)
                 m.next = "newton"
             with m.State("newton"):
-                m.d.comb += [left.eq(guess), right.eq(factor)]
+                m.d.sync += next_pair
                 m.next = "deliver"
             with m.State("deliver"):
                 rounded = (product + (1 << 16)) >> 17

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hwattn.rtl.commands import command_layout
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, read_port
-from hwattn.rtl.pipeline import delayed
+from hwattn.rtl.pipeline import Countdown, delayed
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 
@@ -87,7 +87,7 @@ class LayerNormSums(Component):
         """Ask for the words of all rows as long as the queue has room for them."""
         command = self.command
         address, row_start = Signal(WORD_ADDRESS_BITS), Signal(WORD_ADDRESS_BITS)
-        group, half, row = Signal.like(self.groups), Signal(), Signal.like(command.rows)
+        groups, half, rows = Countdown(self.groups, "groups"), Signal(), Countdown(command.rows, "rows")
         reading, arrived = Signal(), Signal()
         word = Signal(8 * self.config.lanes)
         next_row = (row_start + command.source_stride)[:WORD_ADDRESS_BITS]
@@ -100,14 +100,17 @@ class LayerNormSums(Component):
         ]
         with m.If(self.begin):
             m.d.sync += [each.eq(command.source) for each in (address, row_start)]
-            m.d.sync += [group.eq(0), half.eq(0), row.eq(0), reading.eq(1)]
+            m.d.sync += [half.eq(0), reading.eq(1)]
+            groups.restart(m)
+            rows.restart(m)
         with m.If(self.act.request.valid & self.act.request.ready):
             m.d.sync += [address.eq(address + 1), half.eq(~half)]
             with m.If(half):
-                m.d.sync += group.eq(group + 1)
-                with m.If(group + 1 == self.groups):
-                    m.d.sync += [group.eq(0), row.eq(row + 1), address.eq(next_row), row_start.eq(next_row)]
-                    with m.If(row + 1 == command.rows):
+                groups.step(m)
+                with m.If(groups.last):
+                    m.d.sync += [address.eq(next_row), row_start.eq(next_row)]
+                    rows.step(m)
+                    with m.If(rows.last):
                         m.d.sync += reading.eq(0)
 
     def _unpack(self, m: Module, words: SyncFIFO) -> None:
@@ -116,9 +119,8 @@ class LayerNormSums(Component):
         beats = lanes // width
         low, group = Signal(8 * lanes), Signal(2 * 8 * lanes)
         low_held, left = Signal(), Signal(range(beats + 1))
-        feature, index = Signal.like(self.command.dim), Signal.like(self.groups)
+        feature, unpacked = Signal.like(self.command.dim), Countdown(self.groups, "unpacked")
         step = self.elements.valid & self.elements.ready
-        last_group = index + 1 == self.groups
         free = (left == 0) | ((left == 1) & step)
         joined = Cat(
             half
@@ -133,9 +135,11 @@ class LayerNormSums(Component):
                 feature.eq(feature + width),
             ]
             with m.If(left == 1):
-                m.d.sync += index.eq(Mux(last_group, 0, index + 1))
-                with m.If(last_group):
+                unpacked.step(m)
+                with m.If(unpacked.last):
                     m.d.sync += feature.eq(0)
+        with m.If(self.begin):
+            unpacked.restart(m)
         with m.If(words.r_en):
             m.d.sync += low_held.eq(~low_held)
             with m.If(low_held):
@@ -145,7 +149,7 @@ class LayerNormSums(Component):
 
         # `owed` from a row's last beat until its sums are taken, because there is one place for them
         owed = Signal()
-        self._row_end = (left == 1) & last_group
+        self._row_end = (left == 1) & unpacked.last
         self._row_start = feature == 0
         with m.If(self.sums.valid & self.sums.ready):
             m.d.sync += owed.eq(0)

@@ -12,6 +12,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_port, read_port, resident_port, write_port
+from hwattn.rtl.pipeline import Countdown
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Copy, Load, Memory
 
@@ -117,7 +118,7 @@ class Loader(Component):
 
         row_start, row_ready, take = self._rows(m, job, start, factor, begin)
         item, request = self._granules(m, job, row_start, row_ready, take)
-        self._pack(m, job, item, request)
+        self._pack(m, job, begin, item, request)
         return m
 
     def _rows(
@@ -129,10 +130,12 @@ class Loader(Component):
         """
         row_start, product = Signal(self.address_bits), Signal(self.address_bits)
         row, ready, take, ahead = Signal.like(job.rows), Signal(), Signal(), Signal()
+        rows, wrap_end = Countdown(job.rows, "rows"), Signal()
         m.d.comb += [self.entry.expert.eq(job.expert), self.entry.index.eq(job.first + row + ahead)]
         with m.FSM():
             with m.State("idle"), m.If(begin):
                 m.d.sync += [begin.eq(0), row.eq(0)]
+                rows.restart(m)
                 m.next = "reduce"
             with m.State("reduce"):
                 with m.If(job.gather):
@@ -149,23 +152,26 @@ class Loader(Component):
                 m.d.sync += product.eq(factor * job.row_stride)
                 m.next = "multiply"
             with m.State("multiply"):
-                m.d.sync += [row_start.eq(start + product), ready.eq(1)]
+                m.d.sync += [row_start.eq(start + product), ready.eq(1), wrap_end.eq(factor + 1 == job.row_wrap)]
                 m.next = "ready"
             with m.State("ready"):
                 m.d.comb += ahead.eq(1)
                 with m.If(take):
                     m.d.sync += row.eq(row + 1)
-                    with m.If(row + 1 == job.rows):
+                    rows.step(m)
+                    with m.If(rows.last):
                         m.d.sync += ready.eq(0)
                         m.next = "idle"
                     with m.Elif(job.gather):
                         m.d.sync += ready.eq(0)
                         m.next = "token"
-                    with m.Elif(factor + 1 == job.row_wrap):
+                    with m.Elif(wrap_end):
                         following = (start + job.row_jump)[: self.address_bits]
-                        m.d.sync += [row_start.eq(following), start.eq(following), factor.eq(0)]
+                        m.d.sync += [row_start.eq(following), start.eq(following)]
+                        m.d.sync += [factor.eq(0), wrap_end.eq(job.row_wrap == 1)]
                     with m.Else():
                         m.d.sync += [row_start.eq(row_start + job.row_stride), factor.eq(factor + 1)]
+                        m.d.sync += wrap_end.eq(factor + 2 == job.row_wrap)
         return row_start, ready, take
 
     def _granules(
@@ -177,8 +183,9 @@ class Loader(Component):
         """
         lanes, lane_bits = self.config.lanes, exact_log2(self.config.lanes)
         address, start1, start2 = (Signal(self.address_bits) for _ in range(3))
-        i0, i1, i2 = (Signal.like(count) for count in (job.n0, job.n1, job.n2))
-        word, position = Signal.like(job.words), Signal(lane_bits)
+        counts = [Countdown(getattr(job, name), name) for name in ("n0", "n1", "n2", "words")]
+        inner, middle, outer, words = counts
+        position = Signal(lane_bits)
         in_row, filling, room = Signal(), Signal(), Signal()
         item = Signal(
             data.StructLayout({"valid": 1, "zero": 1, "emit": 1, "rotation": lane_bits, "mask": lanes})
@@ -187,11 +194,11 @@ class Loader(Component):
         from_weight = job.memory == Memory.WEIGHT
         wanted = in_row & ~filling & room
         granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
-        last0, last1, last2 = i0 + 1 == job.n0, i1 + 1 == job.n1, i2 + 1 == job.n2
+        last0, last1, last2 = inner.last, middle.last, outer.last
         next1 = (start1 + job.stride1)[: self.address_bits]
         next2 = (start2 + job.stride2)[: self.address_bits]
         moved = Signal(lane_bits + 1)
-        row_end = item.valid & item.emit & (word + 1 == job.words)
+        row_end = item.valid & item.emit & words.last
         m.d.comb += [
             self.act.request.valid.eq(wanted & ~from_weight),
             self.weight.request.valid.eq(wanted & from_weight),
@@ -209,13 +216,16 @@ class Loader(Component):
         with m.If(item.valid):
             m.d.sync += position.eq(moved)
             with m.If(item.emit):
-                m.d.sync += [word.eq(word + 1), position.eq(0)]
-            m.d.sync += [address.eq(address + (Const(1) << job.granule)), i0.eq(i0 + 1)]
+                m.d.sync += position.eq(0)
+                words.step(m)
+            m.d.sync += address.eq(address + (Const(1) << job.granule))
+            inner.step(m)
             with m.If(last0):
-                m.d.sync += [address.eq(next1), start1.eq(next1), i0.eq(0), i1.eq(i1 + 1)]
+                m.d.sync += [address.eq(next1), start1.eq(next1)]
+                middle.step(m)
                 with m.If(last1):
                     m.d.sync += [each.eq(next2) for each in (address, start1, start2)]
-                    m.d.sync += [i1.eq(0), i2.eq(i2 + 1)]
+                    outer.step(m)
                     with m.If(last2):
                         m.d.sync += filling.eq(1)
         with m.If(row_end):
@@ -224,10 +234,11 @@ class Loader(Component):
         with m.If(take):
             m.d.sync += [in_row.eq(1), filling.eq(0), position.eq(0)]
             m.d.sync += [each.eq(row_start) for each in (address, start1, start2)]
-            m.d.sync += [each.eq(0) for each in (i0, i1, i2, word)]
+            for count in counts:
+                count.restart(m)
         return item, room
 
-    def _pack(self, m: Module, job: Any, item: Any, room: Signal) -> None:
+    def _pack(self, m: Module, job: Any, begin: Signal, item: Any, room: Signal) -> None:
         """Put the granules that arrive into words, and send the words to their target."""
         lanes = self.config.lanes
         m.submodules.queue = queue = SyncFIFO(width=8 * lanes, depth=QUEUE_WORDS)
@@ -262,6 +273,7 @@ class Loader(Component):
             m.d.sync += partial.eq(Mux(arrived.emit, 0, merged))
 
         row, word = Signal.like(job.rows), Signal.like(job.words)
+        rows, words = Countdown(job.rows, "rows_sent"), Countdown(job.words, "words_sent")
         sent = queue.r_rdy & queue.r_en
         m.d.comb += [
             self.resident.valid.eq(queue.r_rdy & ~job.copy),
@@ -274,9 +286,14 @@ class Loader(Component):
             self.act_write.payload.data.eq(queue.r_data),
             self.act_write.payload.mask.eq(~0),
             queue.r_en.eq(Mux(job.copy, self.act_write.ready, self.resident.ready)),
-            self.done.eq(sent & (word + 1 == job.words) & (row + 1 == job.rows)),
+            self.done.eq(sent & words.last & rows.last),
         ]
         with m.If(sent):
             m.d.sync += word.eq(word + 1)
-            with m.If(word + 1 == job.words):
-                m.d.sync += [word.eq(0), row.eq(Mux(self.done, 0, row + 1))]
+            words.step(m)
+            with m.If(words.last):
+                m.d.sync += [word.eq(0), row.eq(Mux(rows.last, 0, row + 1))]
+                rows.step(m)
+        with m.If(begin):
+            words.restart(m)
+            rows.restart(m)

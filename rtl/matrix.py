@@ -22,6 +22,7 @@ from hwattn.rtl.interfaces import (
 )
 from hwattn.rtl.matrix_row import MatrixRow
 from hwattn.rtl.multipliers import MultiplierStyle
+from hwattn.rtl.pipeline import Countdown
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Matmul, Memory
 
@@ -130,18 +131,19 @@ class Matrix(Component):
         column, and whether it is the very last (`ended`).
         """
         address, row_start, group_start = (Signal(self.address_bits) for _ in range(3))
-        word, inner, outer = Signal.like(command.words), Signal.like(command.n0), Signal.like(command.n1)
+        counts = [Countdown(command[name], name) for name in ("words", "n0", "n1")]
+        words, inner, outer = counts
         column = Signal.like(command.acc_base)
-        step, first, last, ended = Signal(), Signal(), Signal(), Signal()
+        step, first, last, ended = Signal(), Signal(init=1), Signal(), Signal()
         next_row = (row_start + command.stride0)[: self.address_bits]
         next_group = (group_start + command.stride1)[: self.address_bits]
-        last_inner = inner + 1 == command.n0
-        last_outer = outer + 1 == command.n1
 
         with m.If(setup):
             start = command.base + command.expert * command.expert_stride[: self.address_bits]
             m.d.sync += [each.eq(start) for each in (address, row_start, group_start)]
-            m.d.sync += [word.eq(0), inner.eq(0), outer.eq(0), column.eq(command.acc_base)]
+            m.d.sync += column.eq(command.acc_base)
+            for count in counts:
+                count.restart(m)
             m.d.sync += Assert((command.words != 0) & (command.n0 != 0) & (command.n1 != 0), "empty Matmul")
         from_weight = command.memory == Memory.WEIGHT
         m.d.comb += [
@@ -150,27 +152,25 @@ class Matrix(Component):
             self.act.request.valid.eq(streaming & ~from_weight),
             self.weight.request.valid.eq(streaming & from_weight),
             step.eq(streaming & Mux(from_weight, self.weight.request.ready, self.act.request.ready)),
-            first.eq(word == 0),
-            last.eq(word + 1 == command.words),
-            ended.eq(step & last & last_inner & last_outer),
+            last.eq(words.last),
+            ended.eq(step & last & inner.last & outer.last),
         ]
         with m.If(step):
-            m.d.sync += [address.eq(address + 1), word.eq(word + 1)]
+            m.d.sync += [address.eq(address + 1), first.eq(last)]
+            words.step(m)
             with m.If(last):
+                inner.step(m)
                 m.d.sync += [
                     address.eq(next_row),
                     row_start.eq(next_row),
-                    word.eq(0),
-                    inner.eq(inner + 1),
                     column.eq(column + 1),
                 ]
-                with m.If(last_inner):
+                with m.If(inner.last):
+                    outer.step(m)
                     m.d.sync += [
                         address.eq(next_group),
                         row_start.eq(next_group),
                         group_start.eq(next_group),
-                        inner.eq(0),
-                        outer.eq(outer + 1),
                     ]
         return step, first, last, column, ended
 

@@ -8,7 +8,7 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Array, Assert, Cat, Module, Signal
+from amaranth.hdl import Array, Assert, Cat, Module, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
@@ -26,7 +26,7 @@ def grant(m: Module, wanted: Sequence[Any]) -> list[Signal]:
     return granted
 
 
-def select(chosen: Sequence[Signal], values: Sequence[Any]) -> Any:
+def select(chosen: Sequence[Value], values: Sequence[Any]) -> Any:
     """Return the value whose bit is set, 0 if none is; at most one is."""
     return reduce(or_, [value & bit.replicate(len(value)) for bit, value in zip(chosen, values, strict=True)])
 

@@ -1,10 +1,10 @@
-"""What pipelines have in common: what travels beside their data."""
+"""What pipelines have in common: what travels beside their data, and counts of what is left."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 
 
 def delayed(m: Module, tag: Any, cycles: int, name: str) -> list[Any]:
@@ -28,3 +28,37 @@ def delayed(m: Module, tag: Any, cycles: int, name: str) -> list[Any]:
     for source, target in zip([tag, *tags], tags, strict=False):
         m.d.sync += target.eq(source)
     return tags
+
+
+class Countdown:
+    """Counts the turns of a loop; a register says which is the last, so that no comparison lies on the paths that ask.
+
+    Parameters
+    ----------
+    turns : Value
+        How many there are, 1 or more; held while the loop runs.
+    name : str
+        Of the registers.
+
+    Attributes
+    ----------
+    last : Signal
+        The turn at hand is the last one.
+    """
+
+    def __init__(self, turns: Value, name: str) -> None:
+        self._turns = turns
+        self._left = Signal(len(turns), name=f"{name}_left")
+        self.last = Signal(name=f"{name}_last")
+
+    def restart(self, m: Module, turns: Value | None = None) -> None:
+        """Begin with the first turn in the next cycle; `turns` are their number where it is not held yet."""
+        turns = self._turns if turns is None else turns
+        m.d.sync += [self._left.eq(turns), self.last.eq(turns == 1)]
+
+    def step(self, m: Module) -> None:
+        """Take the next turn in the next cycle; after the last one, the first."""
+        m.d.sync += [
+            self._left.eq(Mux(self.last, self._turns, self._left - 1)),
+            self.last.eq(Mux(self.last, self._turns == 1, self._left == 2)),
+        ]

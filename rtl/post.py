@@ -277,9 +277,9 @@ class Post(wiring.Component):
         m.submodules.column_writer = column_writer = ColumnWriter(self._config, transposer.groups)
         connect(m, flipped(self.act_read), row_writer.act_read)
         by_columns, done = Signal(), Signal()
+        m.d.sync += by_columns.eq(command.format == Format.COLUMNS)
         write, rows, columns = self.act_write, row_writer.act_write, column_writer.act_write
         m.d.comb += [
-            by_columns.eq(command.format == Format.COLUMNS),
             done.eq(row_writer.done | column_writer.done),
             row_writer.full.eq(transposer.full & ~by_columns),
             column_writer.written.eq(transposer.write & column_end & by_columns),

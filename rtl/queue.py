@@ -147,12 +147,14 @@ class InstructionQueue(wiring.Component):
         left_of_queue = Signal.like(self.lookup.count)
         accepted, skip = Signal(), Signal()
         running = self._running(m, buffer, head.pc, push, accepted)
+        # looked up before it is known whether the router has been waited for: of no effect until then
+        remaining = self._resolve(m, opcode, views, skip)
 
         with m.FSM() as fsm:
             with m.State("Wait"), m.If(buffer.r_rdy & self._may_start(running)):
                 m.d.comb += self.waiting.eq(~tokens_here & ~running.any())
+                m.d.sync += [expert.eq(self.lookup.expert), left_of_queue.eq(remaining)]
                 with m.If(tokens_here):
-                    self._resolve(m, opcode, views, skip, expert, left_of_queue)
                     with m.If(~skip):
                         m.d.comb += self.taken.eq(pop)
                         m.next = "Issue"
@@ -213,27 +215,21 @@ class InstructionQueue(wiring.Component):
         """Whether instructions of a kind may depend on an expert, in this machine."""
         return issubclass(kind, Predicated) and self.config.experts > 0
 
-    def _resolve(
-        self,
-        m: Module,
-        opcode: data.View,
-        views: Sequence[data.View],
-        skip: Signal,
-        expert: Signal,
-        left_of_queue: Signal,
-    ) -> None:
-        """Look up the expert of a predicated instruction; note its number and what its queue holds beyond `first`."""
+    def _resolve(self, m: Module, opcode: data.View, views: Sequence[data.View], skip: Signal) -> Signal:
+        """Look up the expert of a predicated instruction; return what its queue holds beyond `first`."""
+        remaining = Signal.like(self.lookup.count)
         for kind, view in zip(self.kinds, views, strict=True):
             if self._predicated(kind):
-                with m.If((opcode == kind.opcode) & view.expert_enable):
+                with m.If(opcode == kind.opcode):
                     m.d.comb += [
                         self.lookup.meta.eq(view.meta),
-                        skip.eq(~self.lookup.present | (self.lookup.count <= view.first)),
+                        skip.eq(
+                            view.expert_enable
+                            & (~self.lookup.present | (self.lookup.count <= view.first))
+                        ),
+                        remaining.eq(self.lookup.count - view.first),
                     ]
-                    m.d.sync += [
-                        expert.eq(self.lookup.expert),
-                        left_of_queue.eq(self.lookup.count - view.first),
-                    ]
+        return remaining
 
     def _command(
         self,

@@ -133,15 +133,15 @@ class Registers(wiring.Component):
             readable[Register.HEAD + queue] = Cat(self.head[queue], self.occupied[queue], self.working[queue])
         self._control(m, program_hash)
         counted, counter = self._counters(m)
+        held = Signal(UNIT_BITS)
 
         with m.Switch(self.register):
             for number, value in readable.items():
                 with m.Case(int(number)):
-                    m.d.sync += self.data.eq(value)
-            with m.Case(*counted):
-                m.d.sync += self.data.eq(counter)
+                    m.d.sync += held.eq(value)
             with m.Default():
-                m.d.sync += self.data.eq(0)
+                m.d.sync += held.eq(0)
+        m.d.comb += self.data.eq(Mux(counted, counter, held))
         return m
 
     def _control(self, m: Module, program_hash: Signal) -> None:
@@ -177,8 +177,8 @@ class Registers(wiring.Component):
                 with m.Case(register):
                     m.d.sync += target.eq(value)
 
-    def _counters(self, m: Module) -> tuple[list[int], Value]:
-        """Count events from each start on, while the machine runs; return which registers are counters, and the value of the one at hand."""
+    def _counters(self, m: Module) -> tuple[Signal, Value]:
+        """Count events from each start on, while the machine runs; return whether a counter has been read, and its value."""
         events: dict[int, Value | int] = {
             Register.CYCLES: 1,
             Register.MATRIX_ACTIVE: self.matrix_active,
@@ -202,11 +202,11 @@ class Registers(wiring.Component):
         most = [QUEUES if register == Register.SKIPPED else 1 for register in events]
         m.submodules.counters = counters = Counters(most, UNIT_BITS)
         m.d.comb += [counters.clear.eq(self.start), counters.count.eq(self.running)]
-        counted = Signal()
-        m.d.sync += counted.eq(0)
-        m.d.comb += counters.read.eq(counted & self.read)
+        chosen, counted = Signal(), Signal()
+        m.d.sync += [chosen.eq(0), counted.eq(counters.read)]
+        m.d.comb += counters.read.eq(chosen & self.read)
         for number, (register, event) in enumerate(events.items()):
             m.d.comb += counters.events[number].eq(event)
             with m.If(self.register == int(register)):
-                m.d.sync += [counters.index.eq(number), counted.eq(1)]
-        return list(map(int, events)), counters.value
+                m.d.sync += [counters.index.eq(number), chosen.eq(1)]
+        return counted, counters.value

@@ -20,6 +20,17 @@ def saturated(value: Value, bits: int) -> Value:
     return Mux(rest.all() | ~rest.any(), value[:bits], limit).as_signed()
 
 
+def halved(value: Value, bits: int) -> Value:
+    """Return half of a signed value, rounded half up and clipped to a signed value of `bits` bits."""
+    if len(value) <= bits:
+        return (value + 1) >> 1
+    sign, rest = value[-1], value[bits:]
+    # the sum is not waited for: only the largest value of all that fit would leave the range by rounding
+    outside = ~(rest.all() | ~rest.any()) | (value[:bits].all() & ~sign)
+    limit = Cat((~sign).replicate(bits - 1), sign)
+    return Mux(outside, limit, (value[: bits + 1] + 1)[1 : bits + 1]).as_signed()
+
+
 class Requantizer(wiring.Component):
     """Scale values by ``multiplier / 2**shift``, round half up, saturate.
 
@@ -84,12 +95,6 @@ class Requantizer(wiring.Component):
                 product[i].eq((high[i] << _LOW_BITS) + low[i]),
                 shifts[1][i].eq(shifts[0][i]),
                 scaled[i].eq(product[i] >> shifts[1][i]),
-                self.result[i].eq(self._rounded(scaled[i])),
+                self.result[i].eq(halved(scaled[i], self._bits)),
             ]
         return m
-
-    def _rounded(self, value: Value) -> Value:
-        # the largest doubled value would round up to one more than the largest result
-        clipped = saturated(value, self._bits + 1)
-        top = (1 << self._bits) - 1
-        return ((Mux(clipped == top, top - 1, clipped) + 1) >> 1).as_signed()

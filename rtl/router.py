@@ -20,7 +20,7 @@ from hwattn.rtl.interfaces import (
 )
 from hwattn.rtl.pipeline import delayed
 from hwattn.rtl.queue import lookup_queues
-from hwattn.rtl.requantize import Requantizer, saturated
+from hwattn.rtl.requantize import Requantizer, halved
 from hwattn.rtl.search import RANK_BITS, SCORE_BITS, Search
 from hwattn.spec import isa
 from hwattn.spec.config import AcceleratorConfig
@@ -142,7 +142,7 @@ class Router(wiring.Component):
         for i in lanes:
             m.d.sync += [
                 doubled[i].eq((score[i] << 1) >> command.score_shift),
-                requantizer.value[i].eq(saturated((doubled[i] + 1) >> 1, _Y_INPUT_BITS)),
+                requantizer.value[i].eq(halved(doubled[i], _Y_INPUT_BITS)),
             ]
             m.d.comb += [
                 requantizer.multiplier[i].eq(command.multiplier),
@@ -211,6 +211,8 @@ class Router(wiring.Component):
         queue_write, meta_write = queues.write_port(), metaqueue.write_port()
         length = Signal(range(config.experts + 1))
         self._serve(m, queues, metaqueue, length)
+        # over all experts, in states CLEAR and LAST
+        walking = Signal()
         append = Signal(data.StructLayout({"valid": 1, "expert": EXPERT_BITS, "entry": entry_layout}))
         m.d.sync += [
             append.valid.eq(0),
@@ -220,7 +222,7 @@ class Router(wiring.Component):
             Assert(~append.valid | (count_read.data < config.tokens)),
         ]
         m.d.comb += [
-            count_read.addr.eq(append.expert),
+            count_read.addr.eq(Mux(walking, expert, append.expert)),
             count_write.addr.eq(count_read.addr),
             count_write.en.eq(append.valid),
             count_write.data.eq(count_read.data + 1),
@@ -242,11 +244,13 @@ class Router(wiring.Component):
                 with m.If(self.command.valid):
                     m.next = "START"
                     with m.If(self.command.payload.clear):
+                        m.d.sync += walking.eq(1)
                         m.next = "CLEAR"
             with m.State("CLEAR"):
-                m.d.comb += [count_read.addr.eq(expert), count_write.en.eq(1), count_write.data.eq(0)]
+                m.d.comb += [count_write.en.eq(1), count_write.data.eq(0)]
                 m.d.sync += expert.eq(expert + 1)
                 with m.If(last_slot):
+                    m.d.sync += walking.eq(0)
                     m.next = "START"
             with m.State("START"):
                 m.d.sync += new_group
@@ -319,12 +323,13 @@ class Router(wiring.Component):
                 m.d.sync += expert.eq(0)
                 m.next = "DONE"
                 with m.If(command.last):
-                    m.d.sync += length.eq(0)
+                    m.d.sync += [length.eq(0), walking.eq(1)]
                     m.next = "LAST"
             with m.State("LAST"):
-                m.d.comb += [count_read.addr.eq(expert), meta_write.en.eq(count_read.data != 0)]
+                m.d.comb += meta_write.en.eq(count_read.data != 0)
                 m.d.sync += [expert.eq(expert + 1), length.eq(length + meta_write.en)]
                 with m.If(last_slot):
+                    m.d.sync += walking.eq(0)
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
