@@ -152,7 +152,11 @@ class Loader(Component):
                 m.d.sync += product.eq(factor * job.row_stride)
                 m.next = "multiply"
             with m.State("multiply"):
-                m.d.sync += [row_start.eq(start + product), ready.eq(1), wrap_end.eq(factor + 1 == job.row_wrap)]
+                m.d.sync += [
+                    row_start.eq(start + product),
+                    ready.eq(1),
+                    wrap_end.eq(factor + 1 == job.row_wrap),
+                ]
                 m.next = "ready"
             with m.State("ready"):
                 m.d.comb += ahead.eq(1)

@@ -224,8 +224,7 @@ class InstructionQueue(wiring.Component):
                     m.d.comb += [
                         self.lookup.meta.eq(view.meta),
                         skip.eq(
-                            view.expert_enable
-                            & (~self.lookup.present | (self.lookup.count <= view.first))
+                            view.expert_enable & (~self.lookup.present | (self.lookup.count <= view.first))
                         ),
                         remaining.eq(self.lookup.count - view.first),
                     ]
