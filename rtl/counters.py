@@ -68,7 +68,7 @@ class Counters(wiring.Component):
         stored, write = memory.read_port(domain="comb"), memory.write_port()
         turn, visited = Signal(range(total)), Signal(range(total))
         # a counter that has not been visited since the last clear is 0, whatever is stored
-        fresh = Signal(total)
+        fresh, stored_counts = Signal(total), Signal()
         waiting = Array(
             Signal(range(self.longest_turn * most + 1), name=f"waiting_{number}")
             for number, most in enumerate(self.most)
@@ -78,16 +78,17 @@ class Counters(wiring.Component):
             write.addr.eq(visited),
             write.data.eq(self.value),
             write.en.eq(1),
-            self.value.eq(Mux(fresh.bit_select(visited, 1), stored.data, 0) + waiting[visited]),
+            self.value.eq(Mux(stored_counts, stored.data, 0) + waiting[visited]),
         ]
-        m.d.sync += visited.eq(Mux(self.read, self.index, turn))
         with m.If(~self.read):
             m.d.sync += turn.eq(Mux(turn == total - 1, 0, turn + 1))
         hit = Cat(visited == number for number in range(total))
         for number, short in enumerate(waiting):
-            kept = Mux(hit[number], 0, short)
-            m.d.sync += short.eq(kept + Mux(self.count, self.events[number], 0))
-        m.d.sync += fresh.eq(fresh | hit)
+            left = Mux(hit[number], 0, short)
+            m.d.sync += short.eq(left + Mux(self.count, self.events[number], 0))
         with m.If(self.clear):
-            m.d.sync += [fresh.eq(0), *(short.eq(0) for short in waiting)]
+            m.d.sync += [short.eq(0) for short in waiting]
+        next_visited, next_fresh = Mux(self.read, self.index, turn), Mux(self.clear, 0, fresh | hit)
+        m.d.sync += [visited.eq(next_visited), fresh.eq(next_fresh)]
+        m.d.sync += stored_counts.eq(next_fresh.bit_select(next_visited, 1))
         return m

@@ -143,10 +143,13 @@ class Dispatcher(wiring.Component):
         """Read the program in order and hand each instruction to its queue."""
         accepted = Signal()
         word, here = self._next(m, accepted)
-        # looked at a cycle after it has come
-        opcode = Signal(OPCODE_BITS)
-        m.d.sync += opcode.eq(word[:OPCODE_BITS])
-        known = {int(kind.opcode): queues[kind.queue] for kind in unit_kinds(self.config)}
+        # the queue that it is for, or that it is a Halt: a cycle after it has come
+        halts, targets = Signal(), {queue: Signal(name=f"to_{queue.name.lower()}") for queue in queues}
+        opcode = word[:OPCODE_BITS]
+        m.d.sync += halts.eq(opcode == Opcode.HALT)
+        for queue, target in targets.items():
+            codes = [kind.opcode for kind in unit_kinds(self.config) if kind.queue == queue]
+            m.d.sync += target.eq(Cat(opcode == code for code in codes).any())
         at_rest = Cat(unit.idle for unit in queues.values()).all()
         with m.If(self.running & (self.fault != ErrorCause.NONE) & ~self.error):
             m.d.sync += [self.error.eq(1), self.cause.eq(self.fault), self.abort.eq(1)]
@@ -186,18 +189,14 @@ class Dispatcher(wiring.Component):
                 with m.If(self.error):
                     m.next = "Drain"
             with m.State("Decode"):
-                with m.Switch(opcode):
-                    with m.Case(Opcode.HALT):
-                        m.next = "Drain"
-                    for code, unit in known.items():
-                        with m.Case(code):
-                            m.d.comb += [
-                                unit.instruction.valid.eq(1),
-                                accepted.eq(unit.instruction.ready),
-                            ]
-                    with m.Default():
-                        m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.UNKNOWN_INSTRUCTION)]
-                        m.next = "Drain"
+                m.d.comb += [queues[queue].instruction.valid.eq(target) for queue, target in targets.items()]
+                taken = [queues[queue].instruction.ready & target for queue, target in targets.items()]
+                m.d.comb += accepted.eq(Cat(taken).any())
+                with m.If(halts):
+                    m.next = "Drain"
+                with m.Elif(~Cat(targets.values()).any()):
+                    m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.UNKNOWN_INSTRUCTION)]
+                    m.next = "Drain"
                 with m.If(accepted):
                     with m.If(self.pc == self.config.program_capacity - 1):
                         m.d.sync += [self.error.eq(1), self.cause.eq(ErrorCause.END_OF_PROGRAM)]

@@ -109,7 +109,7 @@ class Host(wiring.Component):
         units_in_word = self.config.lanes * 8 // UNIT_BITS
         lane, word = unit[: self._lane_bits], unit[self._lane_bits :]
         answer = Signal(UNIT_BITS)
-        begin, scanning, last, asking = Signal(), Signal(), Signal(), Signal()
+        begin, last, asking = Signal(), Signal(), Signal()
         scan_control = Control.SCAN | Control.CLEAR
         if self.config.external_words:
             scan_control |= Control.SCAN_EXTERNAL
@@ -194,16 +194,14 @@ class Host(wiring.Component):
                 m.d.comb += self.response.valid.eq(1)
                 with m.If(self.response.ready):
                     m.next = "Idle"
-            with m.State("Scan"):
-                m.d.comb += scanning.eq(1)
-                with m.If(last):
-                    m.next = "Settle"
+            with m.State("Scan"), m.If(last):
+                m.next = "Settle"
             with m.State("Settle"):
                 # the last word of a scan is still on its way into the CRC
                 m.next = "Settled"
             with m.State("Settled"):
                 m.next = "Idle"
-        self._scan(m, request.data, begin, scanning, last, asking)
+        self._scan(m, request.data, begin, last, asking)
         return m
 
     def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
@@ -250,29 +248,28 @@ class Host(wiring.Component):
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(
-        self, m: Module, control: Value, begin: Signal, scanning: Signal, last: Signal, asking: Signal
-    ) -> None:
+    def _scan(self, m: Module, control: Value, begin: Signal, last: Signal, asking: Signal) -> None:
         """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
         place, left, final = Signal.like(self.scan_base), Signal.like(self.scan_words), Signal()
-        moved, reads, outside, arrives = Signal(), Signal(), Signal(), Signal()
+        moved, arrives = Signal(), Signal()
+        # what the scan does, held in registers: memories are addressed by it
+        reads, outside, clears = Signal(), Signal(), Signal()
         word = Signal(8 * self.config.lanes)
+        external = Const(self.config.external_words > 0) & ((control & Control.SCAN_EXTERNAL) != 0)
+        inside = (control & Control.SCAN) != 0
         m.d.comb += [
-            reads.eq(scanning & ((control & Control.SCAN) != 0)),
             last.eq(moved & final),
             checksum.data.eq(word),
             self.scan_crc.eq(checksum.crc),
         ]
         m.d.sync += [
             arrives.eq(moved & (reads | outside)),
-            checksum.start.eq(begin & ((control & (Control.SCAN | Control.SCAN_EXTERNAL)) != 0)),
+            checksum.start.eq(begin & (inside | external)),
             checksum.valid.eq(arrives),
             word.eq(self.act_read.data),
         ]
         if self.config.external_words:
-            external = (control & Control.SCAN_EXTERNAL) != 0
-            m.d.comb += outside.eq(scanning & external)
             with m.If(external):
                 # the last word that came stays until the next one
                 m.d.sync += word.eq(self.external.data)
@@ -289,7 +286,7 @@ class Host(wiring.Component):
                 self.act_read.request.valid.eq(1),
                 moved.eq(self.act_read.request.ready),
             ]
-        with m.Elif(scanning):
+        with m.Elif(clears):
             m.d.comb += [
                 self.act_write.payload.addr.eq(place),
                 self.act_write.payload.data.eq(0),
@@ -299,5 +296,8 @@ class Host(wiring.Component):
             ]
         with m.If(begin):
             m.d.sync += [place.eq(self.scan_base), left.eq(self.scan_words), final.eq(self.scan_words == 1)]
+            m.d.sync += [outside.eq(external), reads.eq(inside & ~external), clears.eq(~inside & ~external)]
         with m.Elif(moved):
             m.d.sync += [place.eq(place + 1), left.eq(left - 1), final.eq(left == 2)]
+            with m.If(final):
+                m.d.sync += [outside.eq(0), reads.eq(0), clears.eq(0)]

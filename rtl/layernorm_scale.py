@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -132,11 +132,17 @@ class LayerNormScale(Component):
                 m.d.sync += [variance.eq(variance - product), row_total.eq(total), next_pair]
                 m.next = "variance"
             with m.State("variance"):
-                m.d.sync += [variance.eq(variance - (product << CHUNK)), half_left.eq(0)]
+                m.d.sync += variance.eq(variance - (product << CHUNK))
                 m.next = "coarse"
             with m.State("coarse"):
-                value, count = shift_left(variance, half_left, (32, 16))
-                m.d.sync += [variance.eq(value), half_left.eq(count)]
+                # both tests at once: the second for either outcome of the first
+                high, upper, lower = variance[22:VARIANCE_BITS], variance[38:VARIANCE_BITS], variance[6:22]
+                by_32, by_16 = ~high.any(), Mux(high.any(), ~upper.any(), ~lower.any())
+                moved = Mux(by_32, variance << 32, variance)
+                m.d.sync += [
+                    variance.eq(Mux(by_16, moved << 16, moved)[:VARIANCE_BITS]),
+                    half_left.eq(Cat(Const(0, 3), by_16, by_32)),
+                ]
                 m.next = "fine"
             with m.State("fine"):
                 value, count = shift_left(variance, half_left, (8, 4, 2))

@@ -97,7 +97,10 @@ class Matrix(Component):
             m.submodules[f"row_{index}"] = row
             m.d.comb += [row.dot.eq(dots.dot[index]), row.growth.eq(growth[index])]
 
-        setup, streaming, accumulates = Signal(), Signal(), Signal()
+        setup, accumulates = Signal(), Signal()
+        # which memory words are asked of; neither when all have been
+        from_act, from_weight = Signal(), Signal()
+        streaming = from_act | from_weight
         draining = Signal(range(COMMANDS_IN_FLIGHT + 1))
         m.d.comb += [
             self.command.ready.eq(
@@ -112,19 +115,25 @@ class Matrix(Component):
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [command.eq(self.command.payload), setup.eq(1)]
         with m.If(setup):
-            m.d.sync += [setup.eq(0), streaming.eq(1), accumulates.eq(command.accumulate)]
+            m.d.sync += [setup.eq(0), accumulates.eq(command.accumulate)]
+            m.d.sync += [
+                from_act.eq(command.memory != Memory.WEIGHT),
+                from_weight.eq(command.memory == Memory.WEIGHT),
+            ]
             for index in range(config.rows):
                 m.d.sync += growth[index].eq(Mux(command.rescale, self.growth.growth[index], 0))
-        step, first, last, column, ended = self._stream(m, command, setup, streaming)
+        step, first, last, column, ended = self._stream(m, command, setup, from_act, from_weight)
         with m.If(ended):
-            m.d.sync += streaming.eq(0)
+            m.d.sync += [from_act.eq(0), from_weight.eq(0)]
         m.d.sync += draining.eq(draining + ended - self.done)
 
         self._resident(m, dots, command, step, first)
         self._accumulate(m, dots, rows, command, step, first, last, column, ended)
         return m
 
-    def _stream(self, m: Module, command: Any, setup: Signal, streaming: Signal) -> tuple[Signal, ...]:
+    def _stream(
+        self, m: Module, command: Any, setup: Signal, from_act: Signal, from_weight: Signal
+    ) -> tuple[Signal, ...]:
         """Ask for the streamed words, row after row.
 
         Returns `step` (a word is asked for and granted), whether it is the `first` and the `last` of its row, its accumulator
@@ -145,13 +154,12 @@ class Matrix(Component):
             for count in counts:
                 count.restart(m)
             m.d.sync += Assert((command.words != 0) & (command.n0 != 0) & (command.n1 != 0), "empty Matmul")
-        from_weight = command.memory == Memory.WEIGHT
         m.d.comb += [
             self.act.request.payload.eq(address),
             self.weight.request.payload.eq(address),
-            self.act.request.valid.eq(streaming & ~from_weight),
-            self.weight.request.valid.eq(streaming & from_weight),
-            step.eq(streaming & Mux(from_weight, self.weight.request.ready, self.act.request.ready)),
+            self.act.request.valid.eq(from_act),
+            self.weight.request.valid.eq(from_weight),
+            step.eq((from_act & self.act.request.ready) | (from_weight & self.weight.request.ready)),
             last.eq(words.last),
             ended.eq(step & last & inner.last & outer.last),
         ]
