@@ -45,7 +45,7 @@
 #define HWATTN_REGISTER_SCAN_WORDS 11u /* Number of words of a scan, at least 1. */
 #define HWATTN_REGISTER_SCAN_CRC 12u /* CRC-32 (that of zlib) of the bytes of the last scan. */
 #define HWATTN_REGISTER_BUS_TIMEOUT 13u /* Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`. */
-#define HWATTN_REGISTER_EXTERNAL_PAGE 14u /* Where external memory starts, in pages of 4 KiB. */
+#define HWATTN_REGISTER_EXTERNAL_PAGE 14u /* Where external memory starts, in pages of 4 KiB; with several ports, that address times their number (`hwattn.spec.stripes`). */
 #define HWATTN_REGISTER_EXTERNAL_WINDOW 15u /* Which part of external memory region EXTERNAL shows: that from unit EXTERNAL_WINDOW << 28 on. */
 #define HWATTN_REGISTER_HEAD 16u /* HEAD + queue: the oldest instruction of a queue that has not ended, with bit 16 set if there is one, bit 17 if its unit works on it. */
 #define HWATTN_REGISTER_CYCLES 32u /* Counters start at 0 with every start and count while the machine runs. */

@@ -64,7 +64,7 @@ class Register(IntEnum):
     BUS_TIMEOUT = 13
     """Cycles without progress of a transfer from or to external memory after which the machine stops; at first `BUS_TIMEOUT_CYCLES`."""
     EXTERNAL_PAGE = 14
-    """Where external memory starts, in pages of 4 KiB."""
+    """Where external memory starts, in pages of 4 KiB; with several ports, that address times their number (`hwattn.spec.stripes`)."""
     EXTERNAL_WINDOW = 15
     """Which part of external memory region EXTERNAL shows: that from unit EXTERNAL_WINDOW << 28 on."""
     HEAD = 16
