@@ -201,13 +201,16 @@ class LayerNormLanes(Component):
             queue.r_en.eq(self.act_write.ready & last_part),
             self.done.eq(self._written(queue) & groups.last & rows.last),
         ]
+        # there in time: low digits are written before the high ones
+        high_target = Signal(WORD_ADDRESS_BITS)
+        m.d.sync += high_target.eq(wide_target + self.groups)
         with m.Switch(part):
             with m.Case(0):
                 m.d.comb += write.addr.eq(target)
             with m.Case(1):
                 m.d.comb += write.addr.eq(wide_target)
             with m.Default():
-                m.d.comb += write.addr.eq(wide_target + self.groups)
+                m.d.comb += write.addr.eq(high_target)
         with m.If(self.act_write.valid & self.act_write.ready):
             m.d.sync += part.eq(Mux(last_part, 0, part + 1))
         with m.If(self._written(queue)):

@@ -64,7 +64,7 @@ class Link(wiring.Component):
         sequence, operation, count, target = header[:8], header[8:16], header[16:24], header[24:]
         position = Signal(range(max(HEADER_BYTES, COUNT_MAX) + 1))
         lane = Signal(range(UNIT_BYTES))
-        word = Signal(UNIT_BITS)
+        word, right = Signal(UNIT_BITS), Signal()
         status = Signal(LinkStatus)
         last_write = Signal(BYTE_BITS)
         any_write = Signal()
@@ -89,13 +89,16 @@ class Link(wiring.Component):
         with m.Elif(receiving & ~forget):
             m.d.sync += quiet.eq(quiet + 1)
         m.d.comb += forget.eq(quiet == self.silence)
+        # a cycle after `position`, which stays for two and more
+        last_unit = Signal()
+        m.d.sync += last_unit.eq(position == count - 1)
 
         def next_unit(done: str, following: str | None = None) -> None:
             """Count four bytes, then go on to the next unit, or to `done` after the last."""
             m.d.sync += lane.eq(lane + 1)
             with m.If(lane == UNIT_BYTES - 1):
                 m.d.sync += position.eq(position + 1)
-                with m.If(position == count - 1):
+                with m.If(last_unit):
                     m.d.sync += position.eq(0)
                     m.next = done
                 if following is not None:
@@ -143,13 +146,14 @@ class Link(wiring.Component):
                     m.d.sync += lane.eq(lane + 1)
                     with m.If(lane == CRC_BYTES - 1):
                         m.next = "Act"
-                        m.d.sync += status.eq(LinkStatus.OK)
-                        with m.If(gathered != crc_in.crc):
-                            m.d.sync += status.eq(LinkStatus.BAD_CRC)
-                            m.next = "Refuse"
+                        m.d.sync += right.eq(gathered == crc_in.crc)
             with m.State("Act"):
+                m.d.sync += status.eq(LinkStatus.OK)
                 m.next = "Answer"
-                with m.If(writes & ~(any_write & (sequence == last_write))):
+                with m.If(~right):
+                    m.d.sync += status.eq(LinkStatus.BAD_CRC)
+                    m.next = "Refuse"
+                with m.Elif(writes & ~(any_write & (sequence == last_write))):
                     m.d.sync += [last_write.eq(sequence), any_write.eq(1)]
                     m.next = "Write"
             with m.State("Write"):
@@ -157,7 +161,7 @@ class Link(wiring.Component):
                 with m.If(self.request.valid & self.request.ready):
                     m.d.sync += position.eq(position + 1)
                     m.next = "Fetch"
-                    with m.If(position == count - 1):
+                    with m.If(last_unit):
                         m.d.sync += position.eq(0)
                         m.next = "Answer"
             with m.State("Fetch"):
