@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from hwattn.rtl.memory import select
 
 READ_SPACING = 3
 """At most one of so many cycles reads a counter."""
@@ -67,22 +69,22 @@ class Counters(wiring.Component):
         m.submodules.memory = memory = Memory(shape=self._width, depth=total, init=[])
         stored, write = memory.read_port(domain="comb"), memory.write_port()
         turn, visited = Signal(range(total)), Signal(range(total))
+        hit = Signal(total, init=1)  # the same, one bit for each
         # a counter that has not been visited since the last clear is 0, whatever is stored
         fresh, stored_counts = Signal(total), Signal()
-        waiting = Array(
+        waiting = [
             Signal(range(self.longest_turn * most + 1), name=f"waiting_{number}")
             for number, most in enumerate(self.most)
-        )
+        ]
         m.d.comb += [
             stored.addr.eq(visited),
             write.addr.eq(visited),
             write.data.eq(self.value),
             write.en.eq(1),
-            self.value.eq(Mux(stored_counts, stored.data, 0) + waiting[visited]),
+            self.value.eq(Mux(stored_counts, stored.data, 0) + select(list(hit), waiting)),
         ]
         with m.If(~self.read):
             m.d.sync += turn.eq(Mux(turn == total - 1, 0, turn + 1))
-        hit = Cat(visited == number for number in range(total))
         for number, short in enumerate(waiting):
             left = Mux(hit[number], 0, short)
             m.d.sync += short.eq(left + Mux(self.count, self.events[number], 0))
@@ -90,5 +92,6 @@ class Counters(wiring.Component):
             m.d.sync += [short.eq(0) for short in waiting]
         next_visited, next_fresh = Mux(self.read, self.index, turn), Mux(self.clear, 0, fresh | hit)
         m.d.sync += [visited.eq(next_visited), fresh.eq(next_fresh)]
+        m.d.sync += hit.eq(Cat(next_visited == number for number in range(total)))
         m.d.sync += stored_counts.eq(next_fresh.bit_select(next_visited, 1))
         return m

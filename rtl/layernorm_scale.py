@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -18,6 +20,9 @@ SIGNIFICAND_BITS = 16
 SHIFT_BITS = 5
 CHUNK = 14
 """Bits in which long factors are taken."""
+
+TURNS = 8
+"""Products for a row."""
 
 
 def scale_layout() -> data.StructLayout:
@@ -79,23 +84,16 @@ class LayerNormScale(Component):
         top = variance[36:VARIANCE_BITS]
         m.d.comb += read.en.eq(1)
 
-        # what the multiplier takes, chosen a cycle ahead: the pairs in their order, one bit for each
-        pairs = [
-            (squares[:CHUNK], self.dim),
-            (squares[CHUNK : 2 * CHUNK], self.dim),
-            (squares[2 * CHUNK :], self.dim),
-            (total, total[:CHUNK]),
-            (total, total[CHUNK:].as_signed()),
-            (guess, guess),
-            (top, factor),
-            (guess, factor),
-        ]
-        pair = Signal(len(pairs), init=1)
-        next_pair = pair.eq(pair.rotate_left(1))
-        for operand, values in zip((left, right), zip(*pairs, strict=True), strict=True):
-            extended = [Signal.like(operand) for _ in values]
-            m.d.comb += [wide.eq(value) for wide, value in zip(extended, values, strict=True)]
-            m.d.comb += operand.eq(select(list(pair), [wide.as_unsigned() for wide in extended]))
+        # what the multiplier takes in each turn, chosen a cycle ahead: a bit for each value
+        turn, next_turn = Signal(TURNS, init=1), Signal()
+        following = Mux(next_turn, turn.rotate_left(1), turn)
+        m.d.sync += turn.eq(following)
+        parts = [squares[:CHUNK], squares[CHUNK : 2 * CHUNK], squares[2 * CHUNK :]]
+        lefts = [*zip(parts, [(0,), (1,), (2,)], strict=True), (total, (3, 4)), (guess, (5, 7)), (top, (6,))]
+        rights = [(self.dim, (0, 1, 2)), (total[:CHUNK], (3,)), (total[CHUNK:].as_signed(), (4,))]
+        rights += [(guess, (5,)), (factor, (6, 7))]
+        for operand, values in ((left, lefts), (right, rights)):
+            _take_turns(m, operand, values, following)
 
         def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
             for shift in shifts:
@@ -116,20 +114,23 @@ class LayerNormScale(Component):
         with m.FSM():
             with m.State("squares_low"):
                 with m.If(self.sums.valid):
-                    m.d.sync += next_pair
+                    m.d.comb += next_turn.eq(1)
                     m.next = "squares_middle"
             with m.State("squares_middle"):
-                m.d.sync += [variance.eq(self.epsilon + product), next_pair]
+                m.d.comb += next_turn.eq(1)
+                m.d.sync += variance.eq(self.epsilon + product)
                 m.next = "squares_high"
             with m.State("squares_high"):
-                m.d.sync += [variance.eq(variance + (product << CHUNK)), next_pair]
+                m.d.comb += next_turn.eq(1)
+                m.d.sync += variance.eq(variance + (product << CHUNK))
                 m.next = "total_low"
             with m.State("total_low"):
-                m.d.sync += [variance.eq(variance + (product << 2 * CHUNK)), next_pair]
+                m.d.comb += next_turn.eq(1)
+                m.d.sync += variance.eq(variance + (product << 2 * CHUNK))
                 m.next = "total_high"
             with m.State("total_high"):
-                m.d.comb += self.sums.ready.eq(1)
-                m.d.sync += [variance.eq(variance - product), row_total.eq(total), next_pair]
+                m.d.comb += [self.sums.ready.eq(1), next_turn.eq(1)]
+                m.d.sync += [variance.eq(variance - product), row_total.eq(total)]
                 m.next = "variance"
             with m.State("variance"):
                 m.d.sync += variance.eq(variance - (product << CHUNK))
@@ -153,20 +154,20 @@ class LayerNormScale(Component):
                 m.d.sync += guess.eq(read.data)
                 m.next = "square"
             with m.State("square"):
-                m.d.sync += next_pair
+                m.d.comb += next_turn.eq(1)
                 m.next = "limit"
             with m.State("limit"):
                 square = product >> 14
                 m.d.sync += factor.eq(Mux(square >= 1 << 18, (1 << 18) - 1, square))
                 m.next = "error"
             with m.State("error"):
-                m.d.sync += next_pair
+                m.d.comb += next_turn.eq(1)
                 m.next = "correction"
             with m.State("correction"):
                 m.d.sync += factor.eq((Const(3 * (1 << 34) + (1 << 17)) - product) >> 18)
                 m.next = "newton"
             with m.State("newton"):
-                m.d.sync += next_pair
+                m.d.comb += next_turn.eq(1)
                 m.next = "deliver"
             with m.State("deliver"):
                 rounded = (product + (1 << 16)) >> 17
@@ -180,3 +181,14 @@ class LayerNormScale(Component):
                     ]
                     m.next = "squares_low"
         return m
+
+
+def _take_turns(
+    m: Module, operand: Signal, values: Sequence[tuple[Value, tuple[int, ...]]], following: Value
+) -> None:
+    """Give an operand each of some values in its turns; `following` has the bit of the next cycle's turn set, that of turn 0 at first."""
+    chosen = Signal(len(values), init=1)
+    m.d.sync += chosen.eq(Cat(Cat(following[number] for number in turns).any() for _, turns in values))
+    extended = [Signal.like(operand) for _ in values]
+    m.d.comb += [wide.eq(value) for wide, (value, _) in zip(extended, values, strict=True)]
+    m.d.comb += operand.eq(select(list(chosen), [wide.as_unsigned() for wide in extended]))

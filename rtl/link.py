@@ -122,15 +122,14 @@ class Link(wiring.Component):
                     ]
                     with m.If(position == HEADER_BYTES - 1):
                         m.d.sync += position.eq(0)
-                        # header is complete with the next edge: operation and count lie one byte higher until then
-                        wanted, kind = header[24:32], header[16:24]
-                        with m.If((wanted == 0) | (wanted > COUNT_MAX) | (kind > Operation.WRITE)):
-                            m.d.sync += status.eq(LinkStatus.BAD_REQUEST)
-                            m.next = "Refuse"
-                        with m.Else():
-                            m.next = "Check"
-                            with m.If(kind == Operation.WRITE):
-                                m.next = "Units"
+                        m.next = "Judge"
+            with m.State("Judge"):
+                m.next = "Check"
+                with m.If(writes):
+                    m.next = "Units"
+                with m.If((count == 0) | (count > COUNT_MAX) | (operation > Operation.WRITE)):
+                    m.d.sync += status.eq(LinkStatus.BAD_REQUEST)
+                    m.next = "Refuse"
             with m.State("Units"):
                 m.d.comb += [receiving.eq(1), crc_in.valid.eq(taken)]
                 with m.If(forget):

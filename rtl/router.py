@@ -95,8 +95,10 @@ class Router(wiring.Component):
         lane = Signal(range(width))
         rank = Signal(RANK_BITS)
         expert = Signal(EXPERT_BITS)
-        last_expert = expert == command.experts - 1
-        last_rank = rank == command.k - 1
+        # numbers of the last ones, there in the state after START
+        final_expert, final_rank = Signal(EXPERT_BITS), Signal(RANK_BITS)
+        m.d.sync += [final_expert.eq(command.experts - 1), final_rank.eq(command.k - 1)]
+        last_expert, last_rank = expert == final_expert, rank == final_rank
         last_slot = expert == config.experts - 1
         totals = Signal(data.ArrayLayout(_TOTAL_BITS, width))
         tops = Signal(data.ArrayLayout(signed(_Y_BITS), width))
