@@ -91,7 +91,7 @@ class Counters(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [short.eq(0) for short in waiting]
         next_visited, next_fresh = Mux(self.read, self.index, turn), Mux(self.clear, 0, fresh | hit)
-        m.d.sync += [visited.eq(next_visited), fresh.eq(next_fresh)]
-        m.d.sync += hit.eq(Cat(next_visited == number for number in range(total)))
-        m.d.sync += stored_counts.eq(next_fresh.bit_select(next_visited, 1))
+        next_hit = Cat(next_visited == number for number in range(total))
+        m.d.sync += [visited.eq(next_visited), hit.eq(next_hit), fresh.eq(next_fresh)]
+        m.d.sync += stored_counts.eq((next_hit & next_fresh).any())
         return m

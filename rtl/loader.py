@@ -197,23 +197,28 @@ class Loader(Component):
 
         from_weight = job.memory == Memory.WEIGHT
         wanted = in_row & ~filling & room
-        granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
         last0, last1, last2 = inner.last, middle.last, outer.last
         next1 = (start1 + job.stride1)[: self.address_bits]
         next2 = (start2 + job.stride2)[: self.address_bits]
         moved = Signal(lane_bits + 1)
-        row_end = item.valid & item.emit & words.last
+        # the grant comes late: what follows from it waits for either case
+        granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
+        may, must = in_row & room, in_row & room & filling
+        ends = item.emit & words.last
+        row_end = Mux(granted, may & ends, must & ends)
         m.d.comb += [
             self.act.request.valid.eq(wanted & ~from_weight),
             self.weight.request.valid.eq(wanted & from_weight),
             self.act.request.payload.eq(address >> lane_bits),
             self.weight.request.payload.eq(address >> lane_bits),
-            item.valid.eq(in_row & room & (filling | granted)),
+            item.valid.eq(Mux(granted, may, must)),
             item.zero.eq(filling),
             item.emit.eq(filling | moved[lane_bits] | (last0 & last1 & last2)),
             item.rotation.eq(address - position),
             moved.eq(position + (Const(1) << job.granule)),
-            take.eq(row_ready & (~in_row | row_end)),
+            take.eq(
+                Mux(granted, row_ready & (~in_row | (may & ends)), row_ready & (~in_row | (must & ends)))
+            ),
         ]
         m.d.comb += [item.mask[lane].eq(((position ^ lane) >> job.granule) == 0) for lane in range(lanes)]
 

@@ -223,8 +223,10 @@ class InstructionQueue(wiring.Component):
                 with m.If(opcode == kind.opcode):
                     m.d.comb += [
                         self.lookup.meta.eq(view.meta),
+                        # by the sign of a difference, which is quicker than a comparison
                         skip.eq(
-                            view.expert_enable & (~self.lookup.present | (self.lookup.count <= view.first))
+                            view.expert_enable
+                            & (~self.lookup.present | ~(view.first - self.lookup.count)[-1])
                         ),
                         remaining.eq(self.lookup.count - view.first),
                     ]
