@@ -137,6 +137,7 @@ class Host(wiring.Component):
                 port.payload.mask.eq(0b1111 << (lane << 2)),
             ]
         m.d.comb += self.act_read.request.payload.eq(word)
+        m.d.sync += self.register_read.eq(0)
 
         with m.FSM():
             with m.State("Idle"):
@@ -153,6 +154,7 @@ class Host(wiring.Component):
                     with m.If(self.act_read.request.ready):
                         m.next = "Read memory"
                 with m.Else():
+                    m.d.sync += self.register_read.eq(1)
                     m.next = "Read register"
                 if self.config.external_words:
                     with m.If(region == Region.EXTERNAL):
@@ -183,7 +185,6 @@ class Host(wiring.Component):
                 m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
                 m.next = "Respond"
             with m.State("Read register"):
-                m.d.comb += self.register_read.eq(1)
                 m.next = "Take register"
             with m.State("Take register"):
                 m.d.sync += answer.eq(self.register_data)
