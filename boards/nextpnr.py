@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,8 @@ class Nextpnr:
         The packer and its arguments for a board.
     bitstream : str
         Name of the bitstream.
+    thorough_mhz : float
+        Clock from which on only the last of the efforts is tried.
     added : callable, optional
         Counts, by resource, what nextpnr adds to Yosys's netlist.
     timing_note : str
@@ -73,6 +76,7 @@ class Nextpnr:
     netlist_cells: Cells
     pack: Callable[[Board], tuple[str, list[str]]]
     bitstream: str
+    thorough_mhz: float = math.inf
     added: Callable[[dict[str, Any]], dict[str, int]] | None = None
     timing_note: str = ""
 
@@ -175,9 +179,10 @@ class Nextpnr:
             It is missed in every one of `tries` runs.
         """
         best: Attempt | None = None
+        efforts = self.efforts if board.clock_mhz < self.thorough_mhz else self.efforts[-1:]
         for number in range(tries):
-            effort = self.efforts[min(number, len(self.efforts) - 1)]
-            chosen = seed + max(0, number - len(self.efforts) + 1)
+            effort = efforts[min(number, len(efforts) - 1)]
+            chosen = seed + max(0, number - len(efforts) + 1)
             progress(f"place and route, seed {chosen}")
             arguments = [
                 *self.options(board),

@@ -121,6 +121,15 @@ def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> 
     assert result.fmax_mhz == 26.0
 
 
+def test_fast_clocks_start_with_the_most_effort(quick_flow: Callable[..., BuildResult]) -> None:
+    fast = dataclasses.replace(BOARD, clock_mhz=50.0)
+    result = quick_flow(fast, 49.0, 51.0)
+    assert [(attempt.seed, attempt.effort) for attempt in result.attempts] == [
+        (5, " ".join(FLOW.efforts[-1])),
+        (6, " ".join(FLOW.efforts[-1])),
+    ]
+
+
 def test_a_missed_clock_is_told_by_how_much(quick_flow: Callable[..., BuildResult]) -> None:
     fast = dataclasses.replace(BOARD, clock_mhz=50.0)
     with pytest.raises(FailedError) as caught:
