@@ -116,6 +116,26 @@ def paged(**changes: int) -> tuple[Program, Image]:
     return program, image
 
 
+def streamed() -> tuple[Program, Image]:
+    """Image, parameters and program in external memory, of which 40 instructions are read ahead."""
+    return paged(program_words=40, program_streamed=1)
+
+
+def spilled(**changes: int) -> tuple[Program, Image]:
+    """A dense block over 65 tokens whose activations pass through external memory, and with them weights."""
+    program, image = compiled(
+        EXTERNAL.replace(queue_depth=4, **changes),
+        image=(1, 16, 16),
+        dim=8,
+        heads=2,
+        hidden=24,
+        blocks="d",
+        tasks=1,
+    )
+    assert program.scratch_words > program.config.act_total_words
+    return program, image
+
+
 def transfers() -> tuple[Program, Image]:
     """Stores and Fetches of many lengths one after the other, over pages and in runs."""
     program, image = external()
