@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from machines import Image, external, odd, paged, spilled, streamed, transfers
+from machines import Image, external, odd, paged, spilled, streamed, transfers, wide
 
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.perf.machine import Machine
@@ -66,10 +66,20 @@ def test_external_memory(
         (streamed, ExternalMemory(latency=9)),
         (streamed, ExternalMemory(latency=40, beats=1, cycles=3)),
         (streamed, ExternalMemory(latency=20, beats=38, cycles=79)),
+        (wide, ExternalMemory(latency=9)),
+        (wide, ExternalMemory(latency=15, beats=28, cycles=233)),
         (spilled, ExternalMemory(latency=9)),
         (spilled, ExternalMemory(latency=20, beats=2, cycles=3)),
     ],
-    ids=["streamed", "slow streamed", "streamed from SDRAM", "spilled", "slow spilled"],
+    ids=[
+        "streamed",
+        "slow streamed",
+        "streamed from SDRAM",
+        "wide streamed",
+        "slow wide streamed",
+        "spilled",
+        "slow spilled",
+    ],
 )
 def test_who_shares_the_memory(make: Callable[[], tuple[Program, Image]], memory: ExternalMemory) -> None:
     """Free runs in which the program, FETCH and STORE meet at the port; all that is left out is a bank that two units want."""

@@ -15,7 +15,7 @@ from machines import compiled, external, odd
 
 from hwattn.cli.models import resolve_model
 from hwattn.compiler import compile_model
-from hwattn.rtl import axi, exponential, fetcher, queue, requantize, transposer
+from hwattn.rtl import axi, exponential, fetcher, layernorm, queue, requantize, transposer
 from hwattn.rtl.activation import Activation
 from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.matrix import COMMANDS_IN_FLIGHT
@@ -86,6 +86,7 @@ def test_constants_are_those_of_the_rtl() -> None:
     assert model_queue.MATRIX_IN_FLIGHT == COMMANDS_IN_FLIGHT
     assert (memory.PAGE_BYTES, memory.BURST_WORDS_MAX) == (axi.PAGE_BYTES, axi.BURST_WORDS_MAX)
     assert model_fetcher.BURSTS_AHEAD == fetcher.BURSTS
+    assert units.DIM_LIMIT == layernorm.DIM_LIMIT
     assert units.REQUANTIZE_CYCLES == requantize.Requantizer.DELAY
     assert units.ACTIVATION_CYCLES == Activation.DELAY
     assert units.EXPONENTIAL_CYCLES == exponential.Exponential.DELAY
