@@ -366,10 +366,6 @@ def _print(
         out.print(
             f"external memory: {memory.bytes_per_cycle(config.lanes):.3g} bytes per cycle, latency {memory.latency} cycles"
         )
-    if config.program_streamed:
-        out.print(
-            "The program is streamed: the prediction may be off by more than 1 % (docs/performance.md)."
-        )
 
 
 def _print_comparisons(

@@ -50,8 +50,8 @@ class CosimResult:
 
     @property
     def bit_exact(self) -> bool:
-        """Whether no comparison found a difference."""
-        return not self.findings.mismatches
+        """Whether every run came to its end and no comparison found a difference."""
+        return not self.findings.mismatches and not any(run.error for run in self.findings.runs)
 
 
 def machine_verilog(
@@ -149,7 +149,7 @@ def simulate(
     Raises
     ------
     FailedError
-        The machine hung; the message names the instruction and unit that stalled.
+        The machine hung; the message names the instruction and unit that stalled. Or it stopped with an error, though no fault was asked for.
     """
     verilog = machine_verilog(program.config, program if simulator == "icarus" else None, multiplier_style)
     if simulator == "verilator":
@@ -191,5 +191,12 @@ def simulate(
             f"the simulated machine hung: {findings.hung}",
             "every instruction to end",
             "report it with the model and configuration; --waves DIR shows the signals",
+        )
+    stopped = next((run for run in findings.runs if run.error), None)
+    if stopped is not None and fault is None:
+        raise FailedError(
+            f"the simulated machine stopped with {stopped.error} in task {stopped.task}, image {stopped.image}",
+            "a run to its end",
+            "name a faster memory (--memory) or report it with the model and configuration",
         )
     return CosimResult(findings, outcome.waveform)

@@ -91,8 +91,9 @@ class Testbench:
         await bus.begin()
         if self.program.config.external_words:
             self.start_memory()
-            # well before the testbench's own patience ends
-            await bus.set_register(Register.BUS_TIMEOUT, STEP_LIMIT // 20)
+            if self.job.fault is not None:
+                # well before the testbench's own patience ends
+                await bus.set_register(Register.BUS_TIMEOUT, STEP_LIMIT // 20)
         await self._expect(Register.IDENTIFICATION, IDENTIFICATION)
         await self._expect(Register.VERSION, VERSION)
         await self._expect(Register.CONFIG_HASH, self.program.config.hash)

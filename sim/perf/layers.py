@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hwattn.sim.perf.machine import Event, Machine, Moment
+from hwattn.sim.perf.events import Event, Moment
+from hwattn.sim.perf.machine import Machine
 from hwattn.sim.perf.units import stream_cycles
 from hwattn.spec.config import INSTRUCTION_BYTES
 from hwattn.spec.isa import Copy, Fetch, Instruction, Load, Matmul, Norm, Post, Route, Softmax, Store

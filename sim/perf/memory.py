@@ -1,21 +1,20 @@
-"""External memory and the two units at its port, burst by burst: bursts asked for ahead, latency, and the words that bandwidth allows."""
+"""External memory: bursts that are read in the order of their addresses, latency, and the words that bandwidth allows.
+
+Whoever uses it does so in the order of time.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hwattn.spec.config import AcceleratorConfig
-from hwattn.spec.entries import ENTRY_REGIONS, UNIT_BYTES
 from hwattn.spec.external import ExternalMemory
-from hwattn.spec.isa import Fetch, Store
 
 PAGE_BYTES = 4096
 BURST_WORDS_MAX = 256
-BURSTS_AHEAD = 16
-"""Bursts that the fetcher asks for before they are complete."""
 
 CREDIT_WORDS = 4
 """Words for which an idle memory saves up bandwidth."""
@@ -23,25 +22,20 @@ CREDIT_WORDS = 4
 STALL_RANGE = 256
 """What `ExternalMemory.stall` is a chance in; also the unit of the credit, so that it stays whole."""
 
-Span = tuple[int, int]
-"""First and last cycle of a burst's words."""
+NEVER = sys.maxsize
+"""Cycle of what waits for something that is not known yet, or has nothing to do."""
 
 
-@dataclass(frozen=True)
-class FetchTimes:
-    """When a Fetch frees its unit for the next command, and when its last word has come.
-
-    Parameters
-    ----------
-    free, done : int
-        Cycles.
-    behind : bool
-        Its first word waited for the words of the Fetch before.
-    """
-
-    free: int
-    done: int
-    behind: bool
+def cut_bursts(config: AcceleratorConfig, address: int, words: int, runs: int, stride: int) -> Iterator[int]:
+    """Cut runs into bursts that cross no page; yield the words of each."""
+    page_words = PAGE_BYTES // config.lanes
+    for run in range(runs):
+        here, left = address + run * stride, words
+        while left:
+            burst = min(left, BURST_WORDS_MAX, page_words - here % page_words)
+            yield burst
+            here += burst
+            left -= burst
 
 
 class Bandwidth:
@@ -58,146 +52,101 @@ class Bandwidth:
         self._credit = CREDIT_WORDS * self.cost
         self._at = 0  # cycle of which that is the credit
 
-    def spend(self, first: int, words: int, interval: int = 1) -> int:
-        """Return when the last of `words` words leaves, the first in cycle `first` at the earliest, one in `interval` cycles at most."""
-        cost, growth = self.cost, self.growth
-        credit = min(self._credit + growth * (first - self._at), CREDIT_WORDS * cost - growth)
-        last = first + max((words - 1) * interval, -((credit - cost * words) // growth))
-        self._credit = min(credit + growth * (last + 1 - first) - cost * words, CREDIT_WORDS * cost)
+    @property
+    def refill(self) -> int:
+        """Cycles after which an idle memory has all its credit."""
+        return -(-CREDIT_WORDS * self.cost // self.growth)
+
+    def _credit_at(self, cycle: int) -> int:
+        # where it is full, the cycle of the next word adds nothing to it
+        return min(self._credit + self.growth * (cycle - self._at), CREDIT_WORDS * self.cost - self.growth)
+
+    def next(self, cycle: int) -> int:
+        """Return the first cycle from this one on in which one more word can move."""
+        cycle = max(cycle, self._at)
+        return cycle + max(0, -((self._credit_at(cycle) - self.cost) // self.growth))
+
+    def fit(self, first: int, end: int) -> int:
+        """Return how many words can move from a cycle on and before another one."""
+        return min(end - first, (self._credit_at(first) + self.growth * (end - 1 - first)) // self.cost)
+
+    def move(self, first: int, words: int) -> int:
+        """Move words one after the other, from a cycle on; return the cycle of the last."""
+        credit = self._credit_at(first)
+        last = first + max(words - 1, -((credit - self.cost * words) // self.growth))
+        self._credit = credit + self.growth * (last + 1 - first) - self.cost * words
         self._at = last + 1
         return last
 
-    def exhaust(self, cycle: int) -> None:
-        """Note that other words have moved up to a cycle."""
-        self._credit, self._at = self.growth, cycle
 
-    def apart(self, first: int, words: int, interval: int, idle: int) -> int:
-        """Return when the last of some words leaves that others wait for, so that credit does not change; they follow `idle` idle cycles."""
-        credit = min(self.growth * (idle + 1), CREDIT_WORDS * self.cost)
-        return first + max((words - 1) * interval, -((credit - self.cost * words) // self.growth))
-
-
-class MemoryPort:
-    """The state of the port: what it has been asked for, and its bandwidth.
-
-    Reads go before writes, which wait while the words of a burst come. Beside that, each has the whole bandwidth. Random back-pressure
-    (`stall`) counts by its mean.
+@dataclass
+class Burst:
+    """A burst that is read.
 
     Parameters
     ----------
-    config : AcceleratorConfig
+    words : int
+        That have not come yet.
+    interval : int
+        Cycles in which the reader takes a word.
+    whole : bool
+        The reader takes a word in every cycle, and only the last one matters.
+    receive : callable
+        Called with the burst and the cycle in which its last word so far has been taken; returns whether more is known by that.
+    answered : int
+        Cycle from which the memory may bring the first word.
+    """
+
+    words: int
+    interval: int
+    whole: bool
+    receive: Callable[[Burst, int], bool]
+    answered: int = 0
+
+
+class MemoryPort:
+    """The state of the port: what has been asked for, and the bandwidth of reads and writes together.
+
+    A burst's words come when those of the one before have been taken. Random back-pressure (`stall`) counts by its mean.
+
+    Parameters
+    ----------
     memory : ExternalMemory
-    reads : sequence of Span
-        Known bursts, in order, that writes wait for.
-    program_reads : sequence of Span
-        Known bursts of the program, in order: cycle of the address, and of the last word. Bursts of Fetches wait for them.
 
     Attributes
     ----------
-    spans : list of Span
-        Bursts that have been read.
-    program_spans : list of Span
-        Those of the program, as `program_reads`.
+    bandwidth : Bandwidth
+    latency, pause : int
+        Cycles: of the memory, and by which back-pressure delays an address.
+    end : int
+        Cycle in which the last word so far has been taken.
     """
 
-    def __init__(
-        self,
-        config: AcceleratorConfig,
-        memory: ExternalMemory,
-        reads: Sequence[Span] = (),
-        program_reads: Sequence[Span] = (),
-    ) -> None:
-        self._page_words = PAGE_BYTES // config.lanes
-        self._units = config.lanes // UNIT_BYTES
-        self._latency = memory.latency
-        self._pause = round(memory.stall / (STALL_RANGE - memory.stall))
-        self._reading, self._writing = Bandwidth(memory), Bandwidth(memory)
-        self._ends: deque[int] = deque(maxlen=BURSTS_AHEAD)
-        self._reads = reads
-        self.spans: list[Span] = []
-        self.program_spans: list[Span] = []
-        self._asked: list[Span] = []
-        self._program_reads = program_reads
+    def __init__(self, memory: ExternalMemory) -> None:
+        self.bandwidth = Bandwidth(memory)
+        self.latency = memory.latency
+        self.pause = round(memory.stall / (STALL_RANGE - memory.stall))
+        self.end = 0
+        self._bursts: deque[Burst] = deque()
+        self._addressed = 0
 
-    def fetch(self, fetch: Fetch, source: int, accepted: int) -> FetchTimes:
-        """Run a Fetch that starts at external word `source` and is accepted in a cycle."""
-        take = accepted + 3
-        behind = False
-        interval = self._units if fetch.memory in ENTRY_REGIONS else 1
-        end = self._ends[-1] if self._ends else -1
-        for number, words in enumerate(self._bursts(source, fetch.words, fetch.runs, fetch.source_stride)):
-            if number:
-                take += 2
-            if len(self._ends) == BURSTS_AHEAD:
-                take = max(take, self._ends[0] + 1)
-            answered = take + 1 + self._pause + self._latency
-            behind = behind or (number == 0 and end > answered)
-            first = max(answered, end)
-            # of the program's bursts some are not known yet in this pass
-            known = len(self.program_spans)
-            busy = max(_busy_until(self.program_spans, take), _busy_until(self._program_reads, take, known))
-            if busy >= first:
-                first = busy
-                self._reading.exhaust(busy)
-            last = self._reading.spend(first, words, interval)
-            self.spans.append((first, last))
-            # a word is on the bus one cycle after the memory has spent bandwidth on it, until it has been taken
-            end = last + interval
-            self._asked.append((take, end))
-            self._ends.append(end)
-        return FetchTimes(take + 1, end, behind)
+    def ask(self, burst: Burst, cycle: int) -> None:
+        """Ask for a burst in a cycle; its address goes out in the next, or after one that goes out then."""
+        self._addressed = max(cycle, self._addressed) + 1
+        burst.answered = self._addressed + self.pause + self.latency
+        self._bursts.append(burst)
 
-    def program(self, take: int, words: int, interval: int) -> list[int]:
-        """Return when each word of a burst of the program has been taken, whose address goes out as that of a Fetch would.
+    @property
+    def next_read(self) -> int:
+        """Cycle from which the next word may come."""
+        return max(self._bursts[0].answered, self.end) if self._bursts else NEVER
 
-        It may come before bursts that are known already. Those of a Fetch that were asked for before go first.
-        """
-        answered = take + 1 + self._pause + self._latency
-        busy = max(_busy_until(self._asked, take), _busy_until(self.program_spans, take))
-        first = max(answered, busy)
-        last = self._reading.apart(first, words, interval, first - max(busy, 0))
-        end = last + interval
-        self.program_spans.append((take, end))
-        return [end - (last - first) * (words - 1 - word) // max(1, words - 1) for word in range(words)]
-
-    def store(self, store: Store, accepted: int) -> int:
-        """Return when a Store that is accepted in a cycle has ended: the memory has acknowledged its last burst."""
-        take, acknowledged = accepted + 2, 0
-        for words in self._bursts(store.target, store.words, store.runs, store.target_stride):
-            # the memory takes the next address when it has acknowledged the burst before
-            address = max(take + 1, acknowledged) + self._pause
-            last = self._write(max(take + 3, address + 1), words)
-            acknowledged = last + self._latency + 1
-            take = last + 2
-        return acknowledged + 1
-
-    def _write(self, first: int, words: int) -> int:
-        """Return when the last of `words` words is written, between the bursts that are read."""
-        place = bisect_left(self._reads, (first, first))
-        if place and self._reads[place - 1][1] >= first:
-            first = self._reads[place - 1][1] + 1
-        for begins, ends in self._reads[place:]:
-            room = max(0, begins - first) * self._writing.growth // self._writing.cost
-            if words <= room:
-                break
-            if room:
-                self._writing.spend(first, room)
-                words -= room
-            first = max(first, ends + 1)
-        return self._writing.spend(first, words)
-
-    def _bursts(self, address: int, words: int, runs: int, stride: int) -> Iterator[int]:
-        """Cut runs into bursts that cross no page; yield the words of each."""
-        for run in range(runs):
-            here, left = address + run * stride, words
-            while left:
-                burst = min(left, BURST_WORDS_MAX, self._page_words - here % self._page_words)
-                yield burst
-                here += burst
-                left -= burst
-
-
-def _busy_until(bursts: Sequence[Span], take: int, start: int = 0) -> int:
-    """End of the last of some bursts (address, end) in order, from number `start` on, whose address was out by a cycle; -1 without one."""
-    index = bisect_right(bursts, take, min(start, len(bursts)), key=lambda burst: burst[0])
-    return bursts[index - 1][1] if index > start else -1
+    def read(self) -> bool:
+        """Let that word come, or its whole burst; return whether its reader knows more by that."""
+        burst = self._bursts[0]
+        words = burst.words if burst.whole else 1
+        self.end = self.bandwidth.move(self.next_read, words) + burst.interval
+        burst.words -= words
+        if not burst.words:
+            self._bursts.popleft()
+        return burst.receive(burst, self.end)

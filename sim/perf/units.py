@@ -31,6 +31,12 @@ DIVISION_STEPS = 8
 SCALE_CYCLES = 15
 ROUTE_DIVISION = 19
 
+DIM_LIMIT = 4096
+"""Most elements of a row that a Norm takes."""
+
+NORM_TURN = 20
+"""Cycles from a row's last elements until the first ones are read again, to be normalized."""
+
 
 def _ceil(value: int, unit: int) -> int:
     return -(-value // unit)
@@ -73,7 +79,7 @@ def copy_cycles(copy: Copy) -> int:
 
 
 def norm_cycles(norm: Norm, config: AcceleratorConfig) -> int:
-    """Cycles of a Norm: sums, scale and lanes work on different rows at the same time."""
+    """Cycles of a Norm: sums, scale and lanes work on different rows at the same time, as far as the buffer holds them."""
     groups = _ceil(norm.dim, config.lanes)
     beats_of_group = config.lanes // config.norm_lanes
     beats = groups * beats_of_group
@@ -81,7 +87,17 @@ def norm_cycles(norm: Norm, config: AcceleratorConfig) -> int:
     sums = max(beats, 2 * groups - 1)
     written = max(beats, beats_of_group + words * (groups - 1)) + words - 1
     period = max(beats, 2 * groups, words * groups, SCALE_CYCLES)
-    return 37 + sums + written + (norm.rows - 1) * period
+    longest = _ceil(min(DIM_LIMIT, config.norm_words), config.lanes) * beats_of_group
+    buffer = 1 << (longest - 1).bit_length()
+    # a row's last elements take the places of those of the row `held` before it
+    held = buffer // beats
+    ends: list[int] = []
+    for _ in range(norm.rows):
+        end = ends[-1] + period if ends else 0
+        if len(ends) >= held:
+            end = max(end, ends[-held] + NORM_TURN + beats + held * beats - buffer)
+        ends.append(end)
+    return 37 + sums + written + ends[-1]
 
 
 def route_cycles(route: Route, config: AcceleratorConfig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hwattn.sim.perf.machine import Event
+from hwattn.sim.perf.events import Event
 
 TOLERANCE = 0.01
 """Largest relative error that the cycle model may have."""

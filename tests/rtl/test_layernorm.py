@@ -7,6 +7,7 @@ from bench import Bench
 from hwattn.rtl.layernorm import LayerNorm
 from hwattn.rtl.layernorm_scale import LayerNormScale
 from hwattn.sim.model.layernorm import layer_norm, reciprocal_square_root
+from hwattn.sim.perf.units import norm_cycles
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 from hwattn.spec.numbers import signed_digits
@@ -251,6 +252,23 @@ def test_latency(lanes: int, norm_lanes: int) -> None:
             assert cycles == first + (rows - 1) * max(beats, 2 * groups, 15), (dim, rows)
 
     setup.bench.run(test)
+
+
+@pytest.mark.parametrize("norm_words", [8, 16, 24, 32])
+def test_rows_wait_for_places_in_the_buffer(norm_words: int) -> None:
+    """As the cycle model has it."""
+    config = AcceleratorConfig(lanes=8, norm_lanes=2, norm_words=norm_words)
+    dut = LayerNorm(config, np.zeros(norm_words, np.int64))
+    bench = Bench(dut, stall=0)
+    bench.memory(dut.act, np.zeros((MEMORY_WORDS, 8), np.uint8), dut.act_write)
+
+    async def test(ctx):
+        for dim in (8, norm_words // 2, norm_words):
+            for rows in (1, 2, 7):
+                command = Norm(rows=rows, dim=dim, target=300, epsilon=1, shift=9)
+                assert await bench.execute(ctx, dut, command) == norm_cycles(command, config), (dim, rows)
+
+    bench.run(test)
 
 
 def test_outside_its_bounds_is_caught() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from hwattn.sim.cosim.job import Fault
 from hwattn.sim.cosim.session import simulate
 from hwattn.sim.model.executor import Executor
 from hwattn.spec.config import AcceleratorConfig
+from hwattn.spec.errors import FailedError
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import Fetch, Store
 from hwattn.spec.program import Program
@@ -117,6 +120,21 @@ def test_faults_stop_the_machine_with_their_cause(
     memory = ExternalMemory(latency=20, stall=60)
     result = simulate(program, images, [0], stepped=0, memory=memory, fault=Fault(kind, after))
     assert [run.error for run in result.findings.runs] == [cause.name]
+    assert not result.bit_exact
+
+
+def test_a_machine_that_stops_unasked_is_a_failure(
+    small: tuple[Program, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, images = small
+    save = session.Job.save
+
+    def save_with_fault(job: session.Job, path: Path) -> None:
+        save(dataclasses.replace(job, fault=Fault("read", 57)), path)
+
+    monkeypatch.setattr(session.Job, "save", save_with_fault)
+    with pytest.raises(FailedError, match="stopped with BUS_READ in task 0, image 0"):
+        simulate(program, images, [0], stepped=0)
 
 
 def test_a_fault_of_a_write_stops_the_machine_with_its_cause() -> None:

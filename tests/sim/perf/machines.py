@@ -55,6 +55,30 @@ EXTERNAL = AcceleratorConfig(
     external_words=1 << 14,
 )
 
+PAGED = ODD.replace(
+    act_banks=2,
+    act_words=128,
+    weight_words=192,
+    param_words=48,
+    norm_words=40,
+    program_words=2048,
+    acc_banks=4,
+    row_slots=6,
+    tokens=24,
+    external_words=1 << 14,
+)
+
+PAGED_SHAPE: dict[str, Any] = {
+    "image": (3, 12, 30),
+    "kernel": (3, 6),
+    "dim": 12,
+    "heads": 2,
+    "hidden": 16,
+    "experts": 4,
+    "expert_hidden": 8,
+    "blocks": "dm",
+}
+
 
 def compiled(config: AcceleratorConfig, **shape: Any) -> tuple[Program, Image]:
     """A random model's program, and an image for it."""
@@ -87,32 +111,44 @@ def external() -> tuple[Program, Image]:
 
 def paged(**changes: int) -> tuple[Program, Image]:
     """The same kinds with image and parameters in external memory too."""
-    config = ODD.replace(
-        act_banks=2,
-        act_words=128,
-        weight_words=192,
-        param_words=48,
-        norm_words=40,
-        program_words=2048,
-        acc_banks=4,
-        row_slots=6,
-        tokens=24,
-        external_words=1 << 14,
-    ).replace(**changes)
-    program, image = compiled(
-        config,
-        image=(3, 12, 30),
-        kernel=(3, 6),
-        dim=12,
-        heads=2,
-        hidden=16,
-        experts=4,
-        expert_hidden=8,
-        blocks="dm",
-    )
+    program, image = compiled(PAGED.replace(**changes), **PAGED_SHAPE)
     assert program.image.external
     assert not len(program.params)
     assert not len(program.norm_params)
+    return program, image
+
+
+def streamed() -> tuple[Program, Image]:
+    """Image, parameters and program in external memory, of which 40 instructions are read ahead."""
+    return paged(program_words=40, program_streamed=1)
+
+
+def wide() -> tuple[Program, Image]:
+    """Words of two instructions each, and a LayerNorm that holds one row at a time."""
+    config = PAGED.replace(
+        rows=3,
+        lanes=64,
+        norm_lanes=8,
+        weight_words=64,
+        program_words=40,
+        program_streamed=1,
+        external_words=1 << 12,
+    )
+    return compiled(config, **PAGED_SHAPE)
+
+
+def spilled(**changes: int) -> tuple[Program, Image]:
+    """A dense block over 65 tokens whose activations pass through external memory, and with them weights."""
+    program, image = compiled(
+        EXTERNAL.replace(queue_depth=4, **changes),
+        image=(1, 16, 16),
+        dim=8,
+        heads=2,
+        hidden=24,
+        blocks="d",
+        tasks=1,
+    )
+    assert program.scratch_words > program.config.act_total_words
     return program, image
 
 

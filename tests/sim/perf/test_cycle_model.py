@@ -15,17 +15,17 @@ from machines import compiled, external, odd
 
 from hwattn.cli.models import resolve_model
 from hwattn.compiler import compile_model
-from hwattn.rtl import axi, exponential, fetcher, queue, requantize, transposer
+from hwattn.rtl import axi, exponential, fetcher, layernorm, queue, requantize, transposer
 from hwattn.rtl.activation import Activation
 from hwattn.rtl.adder_tree import tree_stages
 from hwattn.rtl.matrix import COMMANDS_IN_FLIGHT
-from hwattn.sim.perf import machine as model
+from hwattn.sim.perf import fetcher as model_fetcher
 from hwattn.sim.perf import memory, units
+from hwattn.sim.perf import queue as model_queue
 from hwattn.sim.perf.layers import layers
 from hwattn.sim.perf.machine import Machine
-from hwattn.sim.perf.memory import MemoryPort
 from hwattn.sim.perf.routing import Routing, parse_lengths, queue_lengths, routings
-from hwattn.spec.config import AcceleratorConfig, load_preset
+from hwattn.spec.config import load_preset
 from hwattn.spec.errors import RefusedError
 from hwattn.spec.external import ExternalMemory
 from hwattn.spec.isa import (
@@ -78,14 +78,15 @@ def replaced(*instructions: Instruction) -> Program:
 
 
 def test_constants_are_those_of_the_rtl() -> None:
-    assert (model.OUTSTANDING, model.FETCH_DEPTH, model.OVERLAPPING) == (
+    assert (model_queue.OUTSTANDING, model_queue.FETCH_DEPTH, model_queue.OVERLAPPING) == (
         queue.OUTSTANDING,
         queue.FETCH_DEPTH,
         queue.OVERLAPPING,
     )
-    assert model.MATRIX_IN_FLIGHT == COMMANDS_IN_FLIGHT
+    assert model_queue.MATRIX_IN_FLIGHT == COMMANDS_IN_FLIGHT
     assert (memory.PAGE_BYTES, memory.BURST_WORDS_MAX) == (axi.PAGE_BYTES, axi.BURST_WORDS_MAX)
-    assert memory.BURSTS_AHEAD == fetcher.BURSTS
+    assert model_fetcher.BURSTS_AHEAD == fetcher.BURSTS
+    assert units.DIM_LIMIT == layernorm.DIM_LIMIT
     assert units.REQUANTIZE_CYCLES == requantize.Requantizer.DELAY
     assert units.ACTIVATION_CYCLES == Activation.DELAY
     assert units.EXPONENTIAL_CYCLES == exponential.Exponential.DELAY
@@ -189,11 +190,48 @@ def test_slower_memory_bounds_by_memory() -> None:
 
 
 def test_bandwidth_and_back_pressure() -> None:
-    fetch = Fetch(words=10_000, runs=1)
+    program = replaced(Fetch(words=10_000, runs=1), Halt())
     for settings, rate in (({}, 1.0), ({"beats": 8, "cycles": 9}, 8 / 9), ({"stall": 128}, 0.5)):
-        port = MemoryPort(AcceleratorConfig(external_words=1 << 20), ExternalMemory(**settings))
-        done = port.fetch(fetch, 0, 0).done
-        assert done == pytest.approx(10_000 / rate, rel=0.01)
+        [(_, cycles)] = Machine(program, 0, ExternalMemory(**settings)).single_steps()
+        assert cycles == pytest.approx(10_000 / rate, rel=0.01)
+
+
+def test_reads_and_writes_share_the_bandwidth() -> None:
+    transfers = [Fetch(words=5_000, runs=1), Store(words=5_000, runs=1)]
+    memory = ExternalMemory(latency=10, beats=1, cycles=2)
+    times = []
+    for instructions in (transfers[:1], transfers[1:], transfers):
+        machine = Machine(replaced(*instructions, Halt()), 0, memory)
+        machine.free()
+        times.append(machine.cycles)
+    assert times[:2] == pytest.approx([10_000, 10_000], rel=0.05)
+    assert times[2] == pytest.approx(20_000, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "speed", [{"latency": 9}, {"latency": 20, "cycles": 3}, {"latency": 15, "beats": 28, "cycles": 233}]
+)
+def test_equal_blocks_of_a_streamed_program_take_equal_time(speed: dict[str, int]) -> None:
+    """The last block works on the class token only; in the first one the pipeline fills."""
+    config = load_preset("sdram-micro").replace(act_words=256, weight_words=512, param_words=128)
+    program, _ = compiled(config, image=(1, 12, 12), dim=16, heads=2, hidden=32, blocks="ddddddd", tasks=1)
+    machine = Machine(program, 0, ExternalMemory(**speed))
+    parts = layers(machine, machine.free())
+    assert sum(part.cycles for part in parts) == machine.cycles
+    blocks: Counter[str] = Counter()
+    for part in parts:
+        blocks[part.name.partition(".")[0]] += part.cycles
+    inner = [blocks[f"b{number}"] for number in range(1, 6)]
+    assert max(inner) == pytest.approx(min(inner), rel=0.03)
+
+
+def test_a_program_that_is_not_read_to_its_end_is_refused() -> None:
+    program = replaced(*[Copy(words=1)] * 9, Halt())
+    config = program.config.replace(program_streamed=1, program_words=4, external_words=64)
+    assert config.program_capacity == 8
+    program = dataclasses.replace(program, config=config)
+    with pytest.raises(RefusedError, match="10 instructions"):
+        Machine(program, 0, ExternalMemory()).free()
 
 
 def test_queue_lengths_from_words() -> None:
