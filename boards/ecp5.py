@@ -51,7 +51,7 @@ FLOW = Nextpnr(
     # the quickest that was found, by half: slow clocks leave room for wires that are not driven by timing
     efforts=(
         ("--placer", "static", "--no-tmdriv", "--router", "router2"),
-        ("--placer", "heap", "--router", "router1"),
+        ("--placer", "heap", "--router", "router2"),
     ),
     thorough_mhz=45,
     report_cells={
