@@ -46,6 +46,8 @@ FLOW = Nextpnr(
             f"{_SYNTHESIS} -json {NAME}.json -run map_cells:",
         ]
     ),
+    # Yosys 0.70 stops in abc9's reintegration for some netlists (preset `digits` on the ULX3S-85F): "Assert GetSize(conn.first) == ..."
+    plain_synthesis=f"{_SYNTHESIS} -noabc9 -json {NAME}.json",
     constraints=".lpf",
     options=_options,
     # the quickest that was found, by half: slow clocks leave room for wires that are not driven by timing

@@ -64,6 +64,8 @@ class Nextpnr:
         Counts, by resource, what nextpnr adds to Yosys's netlist.
     timing_note : str
         What is to be known of the family's timing; empty where it is modelled in full.
+    plain_synthesis : str
+        As `synthesis`, without what may fail inside Yosys; empty where there is none.
     """
 
     program: str
@@ -79,6 +81,7 @@ class Nextpnr:
     thorough_mhz: float = math.inf
     added: Callable[[dict[str, Any]], dict[str, int]] | None = None
     timing_note: str = ""
+    plain_synthesis: str = ""
 
     def build(
         self,
@@ -161,7 +164,13 @@ class Nextpnr:
         lines += [f"booth *.matrix.dots.column_{row}/t:$mul" for row in board.soft_rows(machine.config)]
         with ThreadPoolExecutor() as pool:
             beside = pool.submit(meanwhile)
-            run_yosys([*lines, self.synthesis], folder, "synthesis", result)
+            try:
+                run_yosys([*lines, self.synthesis], folder, "synthesis", result)
+            except FailedError:
+                if not self.plain_synthesis:
+                    raise
+                progress("synthesize, the plain way")
+                run_yosys([*lines, self.plain_synthesis], folder, "synthesis", result)
             beside.result()
         counts = self.count_cells(json.loads((folder / f"{NAME}.json").read_text()))
         have = dataclasses.asdict(board.resources)

@@ -109,6 +109,21 @@ def test_block_ram_has_no_logic_around_it(tmp_path: Path) -> None:
     )
 
 
+def test_where_yosys_fails_the_plain_way_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+
+    def fail_first(lines: list[str], folder: Path, name: str, result: BuildResult) -> None:
+        commands.append(lines[-1])
+        if len(commands) == 1:
+            raise FailedError("yosys ended with code 1", "a clean run", "read its log")
+        (folder / f"{NAME}.json").write_text(json.dumps({"modules": {NAME: {"cells": {}}}}))
+
+    monkeypatch.setattr(nextpnr, "run_yosys", fail_first)
+    machine = SerialMachine(AcceleratorConfig(), BOARD.divisor)
+    FLOW.synthesize(BOARD, machine, tmp_path, BuildResult(), lambda stage: None)
+    assert commands == [FLOW.synthesis, FLOW.plain_synthesis]
+
+
 def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> None:
     result = quick_flow(BOARD, 20.0, 24.0, 22.0, 26.0)
     quick, thorough = (" ".join(effort) for effort in FLOW.efforts)
