@@ -40,7 +40,7 @@ class Counters(wiring.Component):
 
     Latency
     -------
-    None: a counter that is read is brought up to date first.
+    One cycle from `read` to `value`: a counter that is read is brought up to date first.
     """
 
     def __init__(self, most: Sequence[int], width: int) -> None:
@@ -69,7 +69,7 @@ class Counters(wiring.Component):
         m.submodules.memory = memory = Memory(shape=self._width, depth=total, init=[])
         stored, write = memory.read_port(domain="comb"), memory.write_port()
         turn, visited = Signal(range(total)), Signal(range(total))
-        hit = Signal(total, init=1)  # the same, one bit for each
+        hit = Signal(total, init=1)  # `visited`, one bit for each counter: it would be long to decode
         # a counter that has not been visited since the last clear is 0, whatever is stored
         fresh, stored_counts = Signal(total), Signal()
         waiting = [

@@ -39,7 +39,7 @@ class Link(wiring.Component):
 
     Latency
     -------
-    Bytes are taken one per cycle; a write is carried out when its frame's CRC has been checked.
+    Bytes are taken one per cycle, none in the cycle after a header; a write is carried out when its frame's CRC has been checked.
     """
 
     def __init__(self, silence: int) -> None:
