@@ -21,6 +21,9 @@ from hwattn.spec.errors import FailedError
 
 NAME = "top"
 
+_CRASH = "ERROR: Assert"
+"""In Yosys's log where it found itself, not the design, to be wrong."""
+
 Cells = Mapping[str, Mapping[str, int]]
 """By resource: kinds of cell, and how many of the resource each takes."""
 
@@ -164,18 +167,25 @@ class Nextpnr:
         lines += [f"booth *.matrix.dots.column_{row}/t:$mul" for row in board.soft_rows(machine.config)]
         with ThreadPoolExecutor() as pool:
             beside = pool.submit(meanwhile)
-            try:
-                run_yosys([*lines, self.synthesis], folder, "synthesis", result)
-            except FailedError:
-                if not self.plain_synthesis:
-                    raise
-                progress("synthesize, the plain way")
-                run_yosys([*lines, self.plain_synthesis], folder, "synthesis", result)
+            self._map(lines, folder, result, progress)
             beside.result()
         counts = self.count_cells(json.loads((folder / f"{NAME}.json").read_text()))
         have = dataclasses.asdict(board.resources)
         result.resources = {name: Usage(used, have[name]) for name, used in counts.items()}
         _check_fit(board, counts, "")
+
+    def _map(self, lines: list[str], folder: Path, result: BuildResult, progress: Progress) -> None:
+        """Run Yosys, and once more in the plain way where it stops in its own code; the first run's script and log are kept."""
+        try:
+            run_yosys([*lines, self.synthesis], folder, "synthesis", result)
+        except FailedError:
+            log = folder / "synthesis.log"
+            if not self.plain_synthesis or _CRASH not in log.read_text(errors="replace"):
+                raise
+            for path in (log, folder / "synthesis.ys"):
+                path.rename(path.with_stem("synthesis_that_crashed"))
+            progress("synthesize, the plain way: Yosys crashed")
+            run_yosys([*lines, self.plain_synthesis], folder, "synthesis", result)
 
     def place_and_route(
         self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress, tries: int

@@ -109,19 +109,45 @@ def test_block_ram_has_no_logic_around_it(tmp_path: Path) -> None:
     )
 
 
-def test_where_yosys_fails_the_plain_way_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[str] = []
+class Yosys:
+    """Stands in for Yosys: the first run fails with a message, the next are well."""
 
-    def fail_first(lines: list[str], folder: Path, name: str, result: BuildResult) -> None:
-        commands.append(lines[-1])
-        if len(commands) == 1:
-            raise FailedError("yosys ended with code 1", "a clean run", "read its log")
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.commands: list[str] = []
+
+    def __call__(self, lines: list[str], folder: Path, name: str, result: BuildResult) -> None:
+        self.commands.append(lines[-1])
+        (folder / f"{name}.ys").write_text(lines[-1])
+        if len(self.commands) == 1:
+            (folder / f"{name}.log").write_text(self.message)
+            raise FailedError("yosys ended with code 1", "a clean run", f"it says:\n{self.message}")
+        (folder / f"{name}.log").write_text("End of script.")
         (folder / f"{NAME}.json").write_text(json.dumps({"modules": {NAME: {"cells": {}}}}))
 
-    monkeypatch.setattr(nextpnr, "run_yosys", fail_first)
+
+def test_where_yosys_crashes_the_plain_way_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yosys = Yosys(
+        "ERROR: Assert `GetSize(conn.first) == GetSize(conn.second)' failed in kernel/rtlil.cc:3091."
+    )
+    monkeypatch.setattr(nextpnr, "run_yosys", yosys)
     machine = SerialMachine(AcceleratorConfig(), BOARD.divisor)
     FLOW.synthesize(BOARD, machine, tmp_path, BuildResult(), lambda stage: None)
-    assert commands == [FLOW.synthesis, FLOW.plain_synthesis]
+    assert yosys.commands == [FLOW.synthesis, FLOW.plain_synthesis]
+    assert (tmp_path / "synthesis_that_crashed.log").read_text() == yosys.message
+    assert (tmp_path / "synthesis_that_crashed.ys").read_text() == FLOW.synthesis
+    assert (tmp_path / "synthesis.log").read_text() == "End of script."
+
+
+def test_where_the_design_is_wrong_the_plain_way_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yosys = Yosys("ERROR: Module `top' has no port `clk'.")
+    monkeypatch.setattr(nextpnr, "run_yosys", yosys)
+    machine = SerialMachine(AcceleratorConfig(), BOARD.divisor)
+    with pytest.raises(FailedError, match="has no port"):
+        FLOW.synthesize(BOARD, machine, tmp_path, BuildResult(), lambda stage: None)
+    assert yosys.commands == [FLOW.synthesis]
 
 
 def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> None:
