@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -33,7 +33,7 @@ class Counters(wiring.Component):
         Count the events of this cycle.
     events : In, array
         What each counter is raised by.
-    read : In(1), index : In
+    read : In(1), chosen : In, a bit for each counter
         The counter to read, at most once in `READ_SPACING` cycles.
     value : Out(width)
         One cycle after `read`: the events of all cycles before this one.
@@ -46,14 +46,13 @@ class Counters(wiring.Component):
     def __init__(self, most: Sequence[int], width: int) -> None:
         self.most = tuple(most)
         self._width = width
-        number = range(len(self.most))
         super().__init__(
             {
                 "clear": In(1),
                 "count": In(1),
                 "events": In(range(max(self.most) + 1)).array(len(self.most)),
                 "read": In(1),
-                "index": In(number),
+                "chosen": In(len(self.most)),
                 "value": Out(width),
             }
         )
@@ -68,8 +67,9 @@ class Counters(wiring.Component):
         total = len(self.most)
         m.submodules.memory = memory = Memory(shape=self._width, depth=total, init=[])
         stored, write = memory.read_port(domain="comb"), memory.write_port()
-        turn, visited = Signal(range(total)), Signal(range(total))
-        hit = Signal(total, init=1)  # `visited`, one bit for each counter: it would be long to decode
+        # whose turn it is, and which one is visited: a bit for each counter, for a number would be long to decode
+        turn, hit = Signal(total, init=1), Signal(total, init=1)
+        visited = Signal(range(total))  # `hit` as a number
         # a counter that has not been visited since the last clear is 0, whatever is stored
         fresh, stored_counts = Signal(total), Signal()
         waiting = [
@@ -84,14 +84,14 @@ class Counters(wiring.Component):
             self.value.eq(Mux(stored_counts, stored.data, 0) + select(list(hit), waiting)),
         ]
         with m.If(~self.read):
-            m.d.sync += turn.eq(Mux(turn == total - 1, 0, turn + 1))
+            m.d.sync += turn.eq(turn.rotate_left(1))
         for number, short in enumerate(waiting):
             left = Mux(hit[number], 0, short)
             m.d.sync += short.eq(left + Mux(self.count, self.events[number], 0))
         with m.If(self.clear):
             m.d.sync += [short.eq(0) for short in waiting]
-        next_visited, next_fresh = Mux(self.read, self.index, turn), Mux(self.clear, 0, fresh | hit)
-        next_hit = Cat(next_visited == number for number in range(total))
+        next_hit, next_fresh = Mux(self.read, self.chosen, turn), Mux(self.clear, 0, fresh | hit)
+        next_visited = select(list(next_hit), [Const(number, len(visited)) for number in range(total)])
         m.d.sync += [visited.eq(next_visited), hit.eq(next_hit), fresh.eq(next_fresh)]
         m.d.sync += stored_counts.eq((next_hit & next_fresh).any())
         return m

@@ -139,7 +139,7 @@ class Host(wiring.Component):
         m.d.comb += self.act_read.request.payload.eq(word)
         m.d.sync += self.register_read.eq(0)
 
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("Idle"):
                 m.d.comb += self.request.ready.eq(1)
                 with m.If(self.request.valid):
@@ -182,7 +182,6 @@ class Host(wiring.Component):
                     m.d.comb += begin.eq(1)
                     m.next = "Scan"
             with m.State("Read memory"):
-                m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
                 m.next = "Respond"
             with m.State("Read register"):
                 m.next = "Take register"
@@ -202,6 +201,9 @@ class Host(wiring.Component):
                 m.next = "Settled"
             with m.State("Settled"):
                 m.next = "Idle"
+        # outside of the states, so that what comes last is chosen last
+        with m.If(fsm.ongoing("Read memory")):
+            m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
         self._scan(m, request.data, begin, last, asking)
         return m
 

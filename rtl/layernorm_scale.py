@@ -95,23 +95,9 @@ class LayerNormScale(Component):
         for operand, values in ((left, lefts), (right, rights)):
             _take_turns(m, operand, values, following)
 
-        def shift_left(value: Signal, counted: Signal, shifts: tuple[int, ...]) -> tuple[Signal, Signal]:
-            for shift in shifts:
-                empty = ~value[VARIANCE_BITS - shift : VARIANCE_BITS].any()
-                moved, count = (
-                    Signal(VARIANCE_BITS, name=f"moved_{shift}"),
-                    Signal(SHIFT_BITS, name=f"count_{shift}"),
-                )
-                m.d.comb += [
-                    moved.eq(Mux(empty, value << shift, value)),
-                    count.eq(counted + Mux(empty, shift // 2, 0)),
-                ]
-                value, counted = moved, count
-            return value, counted
-
         with m.If(self.scale.ready):
             m.d.sync += self.scale.valid.eq(0)
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("squares_low"):
                 with m.If(self.sums.valid):
                     m.d.comb += next_turn.eq(1)
@@ -146,9 +132,6 @@ class LayerNormScale(Component):
                 ]
                 m.next = "fine"
             with m.State("fine"):
-                value, count = shift_left(variance, half_left, (8, 4, 2))
-                m.d.sync += [variance.eq(value), half_left.eq(count)]
-                m.d.comb += read.addr.eq(value[VARIANCE_BITS - 8 :])
                 m.next = "look_up"
             with m.State("look_up"):
                 m.d.sync += guess.eq(read.data)
@@ -180,6 +163,20 @@ class LayerNormScale(Component):
                         self.scale.payload.shift.eq(31 - half_left),
                     ]
                     m.next = "squares_low"
+        # outside of the states, so that what comes last is chosen last
+        with m.If(fsm.ongoing("fine")):
+            # all tests at once, of pairs of bits from the top: each for either outcome of the ones before
+            pairs = [variance[end - 2 : end].any() for end in range(VARIANCE_BITS, VARIANCE_BITS - 14, -2)]
+            by_8 = ~Cat(pairs[:4]).any()
+            by_4 = Mux(by_8, ~Cat(pairs[4:6]).any(), ~Cat(pairs[:2]).any())
+            by_2 = ~Mux(by_8, Mux(by_4, pairs[6], pairs[4]), Mux(by_4, pairs[2], pairs[0]))
+            value = variance[:VARIANCE_BITS]
+            for by, shift in ((by_8, 8), (by_4, 4), (by_2, 2)):
+                shifted = Signal(VARIANCE_BITS, name=f"shifted_{shift}")
+                m.d.comb += shifted.eq(Mux(by, value << shift, value))
+                value = shifted
+            m.d.sync += [variance.eq(value), half_left.eq(Cat(by_2, by_4, by_8, half_left[3:]))]
+            m.d.comb += read.addr.eq(value[VARIANCE_BITS - 8 :])
         return m
 
 

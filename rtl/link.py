@@ -72,7 +72,7 @@ class Link(wiring.Component):
         forget = Signal()
         receiving = Signal()
         taken = self.received.valid & self.received.ready
-        state_byte = Signal(BYTE_BITS)
+        state_byte, summed = Signal(BYTE_BITS), Signal(BYTE_BITS)
         gathered = Cat(word[BYTE_BITS:], self.received.payload)
         writes = operation == Operation.WRITE
 
@@ -80,7 +80,9 @@ class Link(wiring.Component):
             write.addr.eq(position),
             write.data.eq(gathered),
             crc_in.data.eq(self.received.payload),
-            crc_out.data.eq(self.sent.payload),
+            # what is sent, without the CRC itself
+            crc_out.data.eq(summed),
+            summed.eq(word.word_select(lane, BYTE_BITS)),
             self.received.ready.eq(receiving),
             state_byte.eq(status),
         ]
@@ -182,8 +184,9 @@ class Link(wiring.Component):
             with m.State("Answer header"):
                 fields = Cat(sequence, state_byte, Mux(writes, 0, count))
                 m.d.comb += [
+                    summed.eq(fields.word_select(position[:2], BYTE_BITS)),
                     self.sent.valid.eq(1),
-                    self.sent.payload.eq(fields.word_select(position[:2], BYTE_BITS)),
+                    self.sent.payload.eq(summed),
                 ]
                 with m.If(self.sent.ready):
                     m.d.comb += crc_out.valid.eq(1)
@@ -203,7 +206,7 @@ class Link(wiring.Component):
                     m.d.sync += word.eq(self.response.payload)
                     m.next = "Send unit"
             with m.State("Send unit"):
-                m.d.comb += [self.sent.valid.eq(1), self.sent.payload.eq(word.word_select(lane, BYTE_BITS))]
+                m.d.comb += [self.sent.valid.eq(1), self.sent.payload.eq(summed)]
                 with m.If(self.sent.ready):
                     m.d.comb += crc_out.valid.eq(1)
                     next_unit("Seal", "Ask")

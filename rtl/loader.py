@@ -191,39 +191,38 @@ class Loader(Component):
         inner, middle, outer, words = counts
         position = Signal(lane_bits)
         in_row, filling, room = Signal(), Signal(), Signal()
-        item = Signal(
-            data.StructLayout({"valid": 1, "zero": 1, "emit": 1, "rotation": lane_bits, "mask": lanes})
-        )
-
-        from_weight = job.memory == Memory.WEIGHT
-        wanted = in_row & ~filling & room
         last0, last1, last2 = inner.last, middle.last, outer.last
         next1 = (start1 + job.stride1)[: self.address_bits]
         next2 = (start2 + job.stride2)[: self.address_bits]
-        moved = Signal(lane_bits + 1)
-        # the grant comes late: what follows from it waits for either case
-        granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
-        may, must = in_row & room, in_row & room & filling
-        ends = item.emit & words.last
-        row_end = Mux(granted, may & ends, must & ends)
+        full = Signal()
+        shape = data.StructLayout(
+            {
+                **{"valid": 1, "zero": 1, "emit": 1, "rotation": lane_bits, "mask": lanes},
+                "word": len(self.act.request.payload),
+            }
+        )
+        # an item that is not let through at once is held, and the walk goes on meanwhile: it never waits for the grant, which comes late
+        item, held, offered, sent = Signal(shape), Signal(shape), Signal(shape), Signal(shape)
+        row_end = item.valid & item.emit & words.last
         m.d.comb += [
-            self.act.request.valid.eq(wanted & ~from_weight),
-            self.weight.request.valid.eq(wanted & from_weight),
-            self.act.request.payload.eq(address >> lane_bits),
-            self.weight.request.payload.eq(address >> lane_bits),
-            item.valid.eq(Mux(granted, may, must)),
+            item.valid.eq(in_row & ~held.valid),
             item.zero.eq(filling),
-            item.emit.eq(filling | moved[lane_bits] | (last0 & last1 & last2)),
+            item.emit.eq(filling | full | (last0 & last1 & last2)),
             item.rotation.eq(address - position),
-            moved.eq(position + (Const(1) << job.granule)),
-            take.eq(
-                Mux(granted, row_ready & (~in_row | (may & ends)), row_ready & (~in_row | (must & ends)))
-            ),
+            item.word.eq(address >> lane_bits),
+            # granules begin at multiples of their size
+            full.eq((position | ((Const(1) << job.granule) - 1)[:lane_bits]).all()),
+            take.eq(row_ready & (~in_row | row_end)),
         ]
         m.d.comb += [item.mask[lane].eq(((position ^ lane) >> job.granule) == 0) for lane in range(lanes)]
+        self._send(m, job, offered, sent, room)
+        m.d.comb += offered.eq(Mux(held.valid, held, item))
+        with m.If(~held.valid):
+            m.d.sync += held.eq(item)
+        m.d.sync += held.valid.eq(offered.valid & ~sent.valid)
 
         with m.If(item.valid):
-            m.d.sync += position.eq(moved)
+            m.d.sync += position.eq(position + (Const(1) << job.granule))
             with m.If(item.emit):
                 m.d.sync += position.eq(0)
                 words.step(m)
@@ -245,7 +244,21 @@ class Loader(Component):
             m.d.sync += [each.eq(row_start) for each in (address, start1, start2)]
             for count in counts:
                 count.restart(m)
-        return item, room
+        return sent, room
+
+    def _send(self, m: Module, job: Any, offered: Any, sent: Any, room: Signal) -> None:
+        """Request the word of an item that is offered; `sent` is the item once there is room for it and its request, if it has one, is granted."""
+        from_weight = job.memory == Memory.WEIGHT
+        wanted = offered.valid & ~offered.zero & room
+        granted = Mux(from_weight, self.weight.request.ready, self.act.request.ready)
+        m.d.comb += [
+            self.act.request.valid.eq(wanted & ~from_weight),
+            self.weight.request.valid.eq(wanted & from_weight),
+            self.act.request.payload.eq(offered.word),
+            self.weight.request.payload.eq(offered.word),
+            sent.eq(offered),
+            sent.valid.eq(offered.valid & room & (offered.zero | granted)),
+        ]
 
     def _pack(self, m: Module, job: Any, begin: Signal, item: Any, room: Signal) -> None:
         """Put the granules that arrive into words, and send the words to their target."""

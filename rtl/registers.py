@@ -202,11 +202,11 @@ class Registers(wiring.Component):
         most = [QUEUES if register == Register.SKIPPED else 1 for register in events]
         m.submodules.counters = counters = Counters(most, UNIT_BITS)
         m.d.comb += [counters.clear.eq(self.start), counters.count.eq(self.running)]
-        chosen, counted = Signal(), Signal()
-        m.d.sync += [chosen.eq(0), counted.eq(counters.read)]
-        m.d.comb += counters.read.eq(chosen & self.read)
+        counted, is_counter = Signal(), Signal()
+        m.d.sync += [is_counter.eq(0), counters.chosen.eq(0), counted.eq(counters.read)]
+        m.d.comb += counters.read.eq(is_counter & self.read)
         for number, (register, event) in enumerate(events.items()):
             m.d.comb += counters.events[number].eq(event)
             with m.If(self.register == int(register)):
-                m.d.sync += [counters.index.eq(number), chosen.eq(1)]
+                m.d.sync += [counters.chosen[number].eq(1), is_counter.eq(1)]
         return counted, counters.value

@@ -18,6 +18,7 @@ from hwattn.rtl.interfaces import (
     lookup_port,
     norm_param_port,
 )
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.pipeline import delayed
 from hwattn.rtl.queue import lookup_queues
 from hwattn.rtl.requantize import Requantizer, halved
@@ -205,13 +206,11 @@ class Router(wiring.Component):
         entry_layout = data.StructLayout({"token": TOKEN_BITS, "gate": GATE_BITS})
         meta_layout = data.StructLayout({"expert": EXPERT_BITS, "count": TOKEN_BITS})
         m.submodules.counts = counts = Memory(shape=TOKEN_BITS, depth=config.experts, init=[])
-        m.submodules.queues = queues = Memory(
-            shape=entry_layout, depth=config.experts * config.tokens, init=[]
-        )
         m.submodules.metaqueue = metaqueue = Memory(shape=meta_layout, depth=config.experts, init=[])
         count_read, count_write = counts.read_port(domain="comb"), counts.write_port()
-        queue_write, meta_write = queues.write_port(), metaqueue.write_port()
+        meta_write = metaqueue.write_port()
         length = Signal(range(config.experts + 1))
+        queues = [block_ram(entry_layout, config.experts * config.tokens) for _ in self.entries]
         self._serve(m, queues, metaqueue, length)
         # over all experts, in states CLEAR and LAST
         walking = Signal()
@@ -228,13 +227,18 @@ class Router(wiring.Component):
             count_write.addr.eq(count_read.addr),
             count_write.en.eq(append.valid),
             count_write.data.eq(count_read.data + 1),
-            queue_write.en.eq(append.valid),
-            queue_write.addr.eq(append.expert * config.tokens + count_read.data),
-            queue_write.data.eq(append.entry),
             meta_write.addr.eq(length),
             meta_write.data.expert.eq(expert),
             meta_write.data.count.eq(count_read.data),
         ]
+
+        for queue in queues:
+            queue_write = queue.write_port()
+            m.d.comb += [
+                queue_write.en.eq(append.valid),
+                queue_write.addr.eq(append.expert * config.tokens + count_read.data),
+                queue_write.data.eq(append.entry),
+            ]
 
         new_group = [column.eq(command.acc_base), totals.eq(0), expert.eq(0), rank.eq(0), lane.eq(0)]
         new_group += [tops[i].eq(-(1 << (_Y_BITS - 1))) for i in lanes]
@@ -338,8 +342,8 @@ class Router(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _serve(self, m: Module, queues: Memory, metaqueue: Memory, length: Signal) -> None:
-        """Answer the readers of the metaqueue and of the queues."""
+    def _serve(self, m: Module, queues: list[Memory], metaqueue: Memory, length: Signal) -> None:
+        """Answer the readers of the metaqueue and of the queues, of which each has its own."""
         for lookup in self.lookups:
             read = metaqueue.read_port(domain="comb")
             m.d.comb += [
@@ -348,8 +352,9 @@ class Router(wiring.Component):
                 lookup.expert.eq(read.data.expert),
                 lookup.count.eq(read.data.count),
             ]
-        for entry in self.entries:
-            read = queues.read_port()
+        for number, (queue, entry) in enumerate(zip(queues, self.entries, strict=True)):
+            m.submodules[f"queue_{number}"] = queue
+            read = queue.read_port()
             m.d.comb += [
                 read.addr.eq(entry.expert * self._config.tokens + entry.index),
                 entry.token.eq(read.data.token),

@@ -35,7 +35,7 @@ def test_counts_as_plain_counters(most, share):
             for number, event in enumerate(events):
                 ctx.set(dut.events[number], event)
             ctx.set(dut.read, read)
-            ctx.set(dut.index, index)
+            ctx.set(dut.chosen, 1 << index)
             await ctx.tick()
             for number, event in enumerate(events):
                 expected[number] = 0 if clear else expected[number] + event * count
