@@ -11,7 +11,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hwattn.rtl.commands import command_layout
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, read_port
-from hwattn.rtl.pipeline import Countdown, delayed
+from hwattn.rtl.pipeline import Countdown, delayed, room_register
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 
@@ -91,11 +91,13 @@ class LayerNormSums(Component):
         reading, arrived = Signal(), Signal()
         word = Signal(8 * self.config.lanes)
         next_row = (row_start + command.source_stride)[:WORD_ADDRESS_BITS]
+        asked = self.act.request.valid & self.act.request.ready
+        room = room_register(m, QUEUE_WORDS, entered=asked, left=words.r_en)
         m.d.sync += [arrived.eq(self.act.valid), word.eq(self.act.data)]
         m.d.comb += [
             words.w_en.eq(arrived),
             words.w_data.eq(word),
-            self.act.request.valid.eq(reading & (words.level + self.act.valid + arrived < QUEUE_WORDS)),
+            self.act.request.valid.eq(reading & room),
             self.act.request.payload.eq(address),
         ]
         with m.If(self.begin):
@@ -103,7 +105,7 @@ class LayerNormSums(Component):
             m.d.sync += [half.eq(0), reading.eq(1)]
             groups.restart(m)
             rows.restart(m)
-        with m.If(self.act.request.valid & self.act.request.ready):
+        with m.If(asked):
             m.d.sync += [address.eq(address + 1), half.eq(~half)]
             with m.If(half):
                 groups.step(m)

@@ -12,7 +12,7 @@ from amaranth.utils import ceil_log2, exact_log2
 
 from hwattn.rtl.commands import command_layout, command_stream
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, entry_port, read_port, resident_port, write_port
-from hwattn.rtl.pipeline import Countdown
+from hwattn.rtl.pipeline import Countdown, room_register
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Copy, Load, Memory
 
@@ -194,7 +194,8 @@ class Loader(Component):
         last0, last1, last2 = inner.last, middle.last, outer.last
         next1 = (start1 + job.stride1)[: self.address_bits]
         next2 = (start2 + job.stride2)[: self.address_bits]
-        full = Signal()
+        # the granule at hand is the last one of its word: a word is full of granules, or of one
+        full, whole = Signal(), job.granule == lane_bits
         shape = data.StructLayout(
             {
                 **{"valid": 1, "zero": 1, "emit": 1, "rotation": lane_bits, "mask": lanes},
@@ -210,8 +211,6 @@ class Loader(Component):
             item.emit.eq(filling | full | (last0 & last1 & last2)),
             item.rotation.eq(address - position),
             item.word.eq(address >> lane_bits),
-            # granules begin at multiples of their size
-            full.eq((position | ((Const(1) << job.granule) - 1)[:lane_bits]).all()),
             take.eq(row_ready & (~in_row | row_end)),
         ]
         m.d.comb += [item.mask[lane].eq(((position ^ lane) >> job.granule) == 0) for lane in range(lanes)]
@@ -222,9 +221,12 @@ class Loader(Component):
         m.d.sync += held.valid.eq(offered.valid & ~sent.valid)
 
         with m.If(item.valid):
-            m.d.sync += position.eq(position + (Const(1) << job.granule))
+            m.d.sync += [
+                position.eq(position + (Const(1) << job.granule)),
+                full.eq(position + (Const(2) << job.granule) == lanes),
+            ]
             with m.If(item.emit):
-                m.d.sync += position.eq(0)
+                m.d.sync += [position.eq(0), full.eq(whole)]
                 words.step(m)
             m.d.sync += address.eq(address + (Const(1) << job.granule))
             inner.step(m)
@@ -240,7 +242,7 @@ class Loader(Component):
             m.d.sync += Assert(filling | (last0 & last1 & last2), "a row of more granules than words")
             m.d.sync += in_row.eq(0)
         with m.If(take):
-            m.d.sync += [in_row.eq(1), filling.eq(0), position.eq(0)]
+            m.d.sync += [in_row.eq(1), filling.eq(0), position.eq(0), full.eq(whole)]
             m.d.sync += [each.eq(row_start) for each in (address, start1, start2)]
             for count in counts:
                 count.restart(m)
@@ -286,7 +288,6 @@ class Loader(Component):
         m.d.comb += [
             taken.eq(Mux(arrived.zero, 0, arrived.mask)),
             chosen.eq(Cat(bit.replicate(8) for bit in taken)),
-            room.eq(queue.level + asked.valid + arrived.valid < QUEUE_WORDS),
             merged.eq((partial & ~chosen) | (rotated & chosen)),
             queue.w_data.eq(merged),
             queue.w_en.eq(arrived.valid & arrived.emit),
@@ -297,6 +298,8 @@ class Loader(Component):
         row, word = Signal.like(job.rows), Signal.like(job.words)
         rows, words = Countdown(job.rows, "rows_sent"), Countdown(job.words, "words_sent")
         sent = queue.r_rdy & queue.r_en
+        merges = arrived.valid & ~arrived.emit
+        m.d.comb += room.eq(room_register(m, QUEUE_WORDS, entered=item.valid, left=sent, dropped=merges))
         m.d.comb += [
             self.resident.valid.eq(queue.r_rdy & ~job.copy),
             self.resident.payload.slot.eq(job.slot),

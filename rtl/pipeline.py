@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Module, Mux, Signal, Value
 
 
 def delayed(m: Module, tag: Any, cycles: int, name: str) -> list[Any]:
@@ -28,6 +28,35 @@ def delayed(m: Module, tag: Any, cycles: int, name: str) -> list[Any]:
     for source, target in zip([tag, *tags], tags, strict=False):
         m.d.sync += target.eq(source)
     return tags
+
+
+def room_register(
+    m: Module, places: int, entered: Value, left: Value, dropped: Value | None = None
+) -> Signal:
+    """Return whether a queue has a place for one more, of those that are on their way to it too: a register, known before any grant.
+
+    Parameters
+    ----------
+    m : Module
+        Receives the registers.
+    places : int
+        Of the queue, and of the way to it.
+    entered : Value
+        One sets out in this cycle, because there is room; it may come late.
+    left : Value
+        One leaves the queue; it may come late.
+    dropped : Value, optional
+        One ends on its way.
+    """
+    under_way, room = Signal(range(places + 1)), Signal(init=1)
+    still = under_way if dropped is None else (under_way - dropped)[: len(under_way)]
+    one, two = still < places, still < places - 1
+    m.d.sync += [
+        under_way.eq(still + entered - left),
+        room.eq(Mux(entered, Mux(left, one, two), left | one)),
+        Assert(room | ~entered, "one more than there are places"),
+    ]
+    return room
 
 
 class Countdown:
