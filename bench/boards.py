@@ -32,7 +32,7 @@ RUNS: dict[str, list[str]] = {
     "ulx3s-85f": ["digits", "--board", "ulx3s-85f"],
     "ulx3s-85f, 64 multipliers": [
         *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--set", "rows=4"),
-        *("--set", "program_words=2048", "--clock", "50"),
+        *("--clock", "50"),
     ],
     "ulx3s-85f, 128 multipliers": [
         *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--clock", "50"),

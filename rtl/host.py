@@ -122,6 +122,7 @@ class Host(wiring.Component):
         ]
         written = {
             Region.CSR: self.register_write,
+            Region.ACT: self.act_write,
             Region.WEIGHT: self.weight_write,
             Region.PARAM: self.param_write,
             Region.NORM: self.norm_write,
@@ -137,9 +138,6 @@ class Host(wiring.Component):
             ]
         m.d.comb += self.act_read.request.payload.eq(word)
         m.d.sync += self.register_read.eq(0)
-        # an activation was written in the cycle before: its grant comes too late for what follows from it
-        stored = Signal()
-        m.d.sync += stored.eq(self.act_write.valid & self.act_write.ready)
 
         with m.FSM() as fsm:
             with m.State("Idle"):
@@ -177,10 +175,6 @@ class Host(wiring.Component):
                             m.d.comb += port.valid.eq(complete)
                             with m.If(port.ready | ~complete):
                                 m.next = "Idle"
-                    with m.Case(Region.ACT):
-                        m.d.comb += self.act_write.valid.eq(~stored)
-                        with m.If(stored):
-                            m.next = "Idle"
                     with m.Default():
                         m.next = "Idle"
                 controls = (region == Region.CSR) & (unit == Register.CONTROL)
@@ -210,7 +204,7 @@ class Host(wiring.Component):
         # outside of the states, so that what comes last is chosen last
         with m.If(fsm.ongoing("Read memory")):
             m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
-        self._scan(m, request.data, begin, last, asking, stored)
+        self._scan(m, request.data, begin, last, asking)
         return m
 
     def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
@@ -257,10 +251,8 @@ class Host(wiring.Component):
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(
-        self, m: Module, control: Value, begin: Signal, last: Signal, asking: Signal, stored: Signal
-    ) -> None:
-        """Go over the range: read each word into the CRC, or write it with zeros, of which `stored` tells; `last` marks the last cycle."""
+    def _scan(self, m: Module, control: Value, begin: Signal, last: Signal, asking: Signal) -> None:
+        """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
         m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
         place, left, final = Signal.like(self.scan_base), Signal.like(self.scan_words), Signal()
         moved, arrives = Signal(), Signal()
@@ -302,8 +294,8 @@ class Host(wiring.Component):
                 self.act_write.payload.addr.eq(place),
                 self.act_write.payload.data.eq(0),
                 self.act_write.payload.mask.eq(~0),
-                self.act_write.valid.eq(~stored),
-                moved.eq(stored),
+                self.act_write.valid.eq(1),
+                moved.eq(self.act_write.ready),
             ]
         with m.If(begin):
             m.d.sync += [place.eq(self.scan_base), left.eq(self.scan_words), final.eq(self.scan_words == 1)]
