@@ -89,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [word for word in words if word != _JSON]
     verb = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        code = _run(arguments, verb, out)
-        sys.stdout.flush()
-        return code
+        return _answer(arguments, verb, out)
     except KeyboardInterrupt:
         print("hwattn: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -99,9 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # else Python flushes standard output at exit and complains
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def _answer(arguments: list[str], verb: str | None, out: Output) -> int:
+    """Run a verb; an error is written where the reader expects it."""
+    try:
+        code = _run(arguments, verb, out)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        raise
     except (HwattnError, ModuleNotFoundError, OSError, MemoryError) as error:
         refusal = _as_refusal(error)
         out.error(refusal, f"hwattn {verb}" if verb in VERBS else "hwattn")
+        sys.stdout.flush()
         return refusal.exit_code
 
 
