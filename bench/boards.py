@@ -31,8 +31,7 @@ RUNS: dict[str, list[str]] = {
     "ecpix5-45f": ["digits", "--board", "ecpix5-45f"],
     "ulx3s-85f": ["digits", "--board", "ulx3s-85f"],
     "ulx3s-85f, 64 multipliers": [
-        *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--set", "rows=4"),
-        *("--clock", "50"),
+        *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--set", "rows=4", "--clock", "40"),
     ],
     "ulx3s-85f, 128 multipliers": [
         *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--clock", "50"),
