@@ -47,6 +47,11 @@ def room_register(
         One leaves the queue; it may come late.
     dropped : Value, optional
         One ends on its way.
+
+    Returns
+    -------
+    Signal
+        1 bit; tells in each cycle what is so with all that has entered, left and been dropped in the cycles before.
     """
     under_way, room = Signal(range(places + 1)), Signal(init=1)
     still = under_way if dropped is None else (under_way - dropped)[: len(under_way)]
