@@ -25,6 +25,9 @@ from hwattn.spec.registers import REGION_SHIFT, UNITS, Control, Region, Register
 
 REGISTER_BITS = 8
 
+REGISTER_CYCLES = 3
+"""From `register_read` to `register_data`."""
+
 REQUEST_LAYOUT = data.StructLayout({"write": 1, "addr": UNIT_BITS, "data": UNIT_BITS})
 """A host request: a write of `data`, or a read, which is answered by one response."""
 
@@ -70,8 +73,8 @@ class Host(wiring.Component):
 
     Latency
     -------
-    Three cycles for a write, four for a read of memory, five for a register, more where a memory is busy, and to external memory as long as it takes. A scan takes a cycle
-    for each word, of external memory as long as reading it, in which no other request is taken.
+    Three cycles for a write, four for a read of memory, seven for a register, more where a memory is busy, and to external memory as
+    long as it takes. A scan takes a cycle for each word, of external memory as long as reading it, in which no other request is taken.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -155,7 +158,7 @@ class Host(wiring.Component):
                         m.next = "Read memory"
                 with m.Else():
                     m.d.sync += self.register_read.eq(1)
-                    m.next = "Read register"
+                    m.next = "Read register 0"
                 if self.config.external_words:
                     with m.If(region == Region.EXTERNAL):
                         m.next = "External"
@@ -183,8 +186,9 @@ class Host(wiring.Component):
                     m.next = "Scan"
             with m.State("Read memory"):
                 m.next = "Respond"
-            with m.State("Read register"):
-                m.next = "Take register"
+            for cycle in range(REGISTER_CYCLES):
+                with m.State(f"Read register {cycle}"):
+                    m.next = f"Read register {cycle + 1}" if cycle + 1 < REGISTER_CYCLES else "Take register"
             with m.State("Take register"):
                 m.d.sync += answer.eq(self.register_data)
                 with m.If(region != Region.CSR):

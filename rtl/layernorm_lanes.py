@@ -193,9 +193,12 @@ class LayerNormLanes(Component):
         next_target = (target_row + command.target_stride)[:WORD_ADDRESS_BITS]
         next_wide = (wide_row + command.wide_stride)[:WORD_ADDRESS_BITS]
         last_part = part == Mux(command.wide, 2, 0)
+        # of the word at hand, and of the one after it: in registers, because the grant that waits for the address comes late
+        address, following = Signal(WORD_ADDRESS_BITS), Signal(WORD_ADDRESS_BITS)
         write = self.act_write.payload
         m.d.comb += [
             self.act_write.valid.eq(queue.r_rdy),
+            write.addr.eq(address),
             write.mask.eq(~0),
             write.data.eq(words[part]),
             queue.r_en.eq(self.act_write.ready & last_part),
@@ -204,15 +207,12 @@ class LayerNormLanes(Component):
         # there in time: low digits are written before the high ones
         high_target = Signal(WORD_ADDRESS_BITS)
         m.d.sync += high_target.eq(wide_target + self.groups)
-        with m.Switch(part):
-            with m.Case(0):
-                m.d.comb += write.addr.eq(target)
-            with m.Case(1):
-                m.d.comb += write.addr.eq(wide_target)
-            with m.Default():
-                m.d.comb += write.addr.eq(high_target)
+        with m.If(last_part):
+            m.d.comb += following.eq(Mux(groups.last, next_target, target + 1))
+        with m.Else():
+            m.d.comb += following.eq(Mux(part[0], high_target, wide_target))
         with m.If(self.act_write.valid & self.act_write.ready):
-            m.d.sync += part.eq(Mux(last_part, 0, part + 1))
+            m.d.sync += [part.eq(Mux(last_part, 0, part + 1)), address.eq(following)]
         with m.If(self._written(queue)):
             m.d.sync += [target.eq(target + 1), wide_target.eq(wide_target + 1)]
             groups.step(m)
@@ -221,7 +221,7 @@ class LayerNormLanes(Component):
                 m.d.sync += [each.eq(next_wide) for each in (wide_target, wide_row)]
                 rows.step(m)
         with m.If(self.begin):
-            m.d.sync += [each.eq(command.target) for each in (target, target_row)]
+            m.d.sync += [each.eq(command.target) for each in (address, target, target_row)]
             m.d.sync += [each.eq(command.wide_target) for each in (wide_target, wide_row)]
             groups.restart(m)
             rows.restart(m)

@@ -295,7 +295,7 @@ class Loader(Component):
         with m.If(arrived.valid):
             m.d.sync += partial.eq(Mux(arrived.emit, 0, merged))
 
-        row, word = Signal.like(job.rows), Signal.like(job.words)
+        row, word, target = Signal.like(job.rows), Signal.like(job.words), Signal.like(job.target)
         rows, words = Countdown(job.rows, "rows_sent"), Countdown(job.words, "words_sent")
         sent = queue.r_rdy & queue.r_en
         merges = arrived.valid & ~arrived.emit
@@ -307,18 +307,19 @@ class Loader(Component):
             self.resident.payload.word.eq(word),
             self.resident.payload.data.eq(queue.r_data),
             self.act_write.valid.eq(queue.r_rdy & job.copy),
-            self.act_write.payload.addr.eq(job.target + word),
+            self.act_write.payload.addr.eq(target),
             self.act_write.payload.data.eq(queue.r_data),
             self.act_write.payload.mask.eq(~0),
             queue.r_en.eq(Mux(job.copy, self.act_write.ready, self.resident.ready)),
             self.done.eq(sent & words.last & rows.last),
         ]
         with m.If(sent):
-            m.d.sync += word.eq(word + 1)
+            m.d.sync += [word.eq(word + 1), target.eq(target + 1)]
             words.step(m)
             with m.If(words.last):
                 m.d.sync += [word.eq(0), row.eq(Mux(rows.last, 0, row + 1))]
                 rows.step(m)
         with m.If(begin):
+            m.d.sync += target.eq(job.target)
             words.restart(m)
             rows.restart(m)

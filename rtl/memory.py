@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from amaranth.hdl import Array, Assert, Cat, Module, Signal, Value
+from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
@@ -51,7 +52,7 @@ class BankedMemory(Component):
     Latency
     -------
     Data one cycle after the request's handshake; one word per cycle, bank and direction. A word that is written can be read from
-    the next cycle on.
+    the second cycle after its handshake on.
 
     Bit accuracy
     ------------
@@ -101,11 +102,17 @@ class BankedMemory(Component):
                 read.addr.eq(select(granted, [port.request.payload[:index_bits] for port in reads])),
             ]
             granted = grant(m, [port.valid & (bank_of(port.payload.addr) == bank) for port in writes])
+            sent = Signal(
+                data.StructLayout({"en": config.lanes, "addr": index_bits, "data": 8 * config.lanes})
+            )
             m.d.comb += [
-                write.en.eq(select(granted, [port.payload.mask for port in writes])),
-                write.addr.eq(select(granted, [port.payload.addr[:index_bits] for port in writes])),
-                write.data.eq(select(granted, [port.payload.data for port in writes])),
+                sent.en.eq(select(granted, [port.payload.mask for port in writes])),
+                sent.addr.eq(select(granted, [port.payload.addr[:index_bits] for port in writes])),
+                sent.data.eq(select(granted, [port.payload.data for port in writes])),
             ]
+            # written a cycle later: it has come a long way
+            m.d.sync += [write.en.eq(sent.en), write.addr.eq(sent.addr), write.data.eq(sent.data)]
+            assert_apart(m, read, sent)
             assert_apart(m, read, write)
         for index, port in enumerate(reads):
             served = Signal(bank_bits, name=f"served_{index}")

@@ -199,7 +199,8 @@ class InstructionQueue(wiring.Component):
         for index, entry in enumerate(entries):
             with m.If(done & (index + 1 < limit)):
                 m.d.sync += entry.eq(entries[min(index + 1, limit - 1)])
-            with m.If(accepted & (position == index)):
+            # one that runs alone starts when none runs: without waiting for `done`, which comes late
+            with m.If(accepted & (position == index if limit > 1 else 1)):
                 m.d.sync += [entry.push.eq(push), entry.pc.eq(pc)]
         with m.If(accepted):
             m.d.comb += buffer.r_en.eq(1)

@@ -42,7 +42,7 @@ class Registers(wiring.Component):
     Members
     -------
     register : In(8), read : In(1), data : Out(32)
-        Read port: `register` comes a cycle before `read` and holds, `data` one cycle after it. At most one read in three cycles.
+        Read port: `register` comes a cycle before `read` and holds until `data`, `hwattn.rtl.host.REGISTER_CYCLES` after it, is taken.
     write : In(entry_write(8, 32))
         Writes, always taken at once.
     start, step, reset : Out(1)
@@ -60,7 +60,7 @@ class Registers(wiring.Component):
 
     Latency
     -------
-    Two cycles to read, one to write.
+    `hwattn.rtl.host.REGISTER_CYCLES` to read, one to write. What is counted is of the cycle before last.
     """
 
     def __init__(self, config: AcceleratorConfig, program_hash: int = 0, interval_shift: int = 6) -> None:
@@ -201,12 +201,19 @@ class Registers(wiring.Component):
             events |= {Register.READ_BEATS: self.read_beat, Register.WRITE_BEATS: self.write_beat}
         most = [QUEUES if register == Register.SKIPPED else 1 for register in events]
         m.submodules.counters = counters = Counters(most, UNIT_BITS)
-        m.d.comb += [counters.clear.eq(self.start), counters.count.eq(self.running)]
-        counted, is_counter = Signal(), Signal()
-        m.d.sync += [is_counter.eq(0), counters.chosen.eq(0), counted.eq(counters.read)]
-        m.d.comb += counters.read.eq(is_counter & self.read)
+        # events come from everywhere, and are counted a cycle late; on the way from `read` to `data` there are as many registers
+        # as `hwattn.rtl.host.REGISTER_CYCLES` says
+        m.d.sync += counters.count.eq(self.running)
+        m.d.comb += counters.clear.eq(self.start)
+        counted, is_counter, value = Signal(), Signal(), Signal(UNIT_BITS)
+        m.d.sync += [is_counter.eq(0), counters.chosen.eq(0)]
+        m.d.sync += [
+            counters.read.eq(is_counter & self.read),
+            counted.eq(is_counter),
+            value.eq(counters.value),
+        ]
         for number, (register, event) in enumerate(events.items()):
-            m.d.comb += counters.events[number].eq(event)
+            m.d.sync += counters.events[number].eq(event)
             with m.If(self.register == int(register)):
                 m.d.sync += [counters.chosen[number].eq(1), is_counter.eq(1)]
-        return counted, counters.value
+        return counted, value

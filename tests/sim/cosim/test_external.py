@@ -186,16 +186,24 @@ LONG = AcceleratorConfig(
 )
 
 
-@pytest.mark.parametrize("blocks", ["d", pytest.param("dd", marks=pytest.mark.slow)])
-def test_four_thousand_tokens_in_sixteen_kilobytes(blocks: str) -> None:
-    """With one block the class token attends to all tokens, with two every token does."""
-    model = vit(image=(1, 64, 64), kernel=(1, 1), dim=8, heads=1, hidden=16, blocks=blocks, tasks=1)
-    program = compile_model(model, LONG)
-    tokens = 64 * 64 + 1
-    assert LONG.act_total_words * LONG.lanes == 1 << 14
+@pytest.mark.parametrize(
+    ("side", "act_words", "blocks"),
+    [
+        (32, 128, "d"),
+        pytest.param(64, 512, "d", marks=pytest.mark.slow),
+        pytest.param(64, 512, "dd", marks=pytest.mark.slow),
+    ],
+)
+def test_more_tokens_than_activation_memory(side: int, act_words: int, blocks: str) -> None:
+    """Bytes of activation memory are four times the tokens; with one block the class token attends to all of them, with two every token does."""
+    config = LONG.replace(act_words=act_words)
+    model = vit(image=(1, side, side), kernel=(1, 1), dim=8, heads=1, hidden=16, blocks=blocks, tasks=1)
+    program = compile_model(model, config)
+    tokens = side * side + 1
+    assert config.act_total_words * config.lanes == 4 * side * side
     # residual stream, keys, values: each alone takes twice that and more
     assert program.scratch_words > 4 * tokens
-    images = np.random.default_rng(5).normal(0, 0.8, (1, 1, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(5).normal(0, 0.8, (1, 1, side, side)).astype(np.float32)
     result = simulate(program, images, [0], stepped=0)
     assert result.bit_exact
     assert (program.macs[0] > 2 * tokens * tokens * 8) == (blocks == "dd")
