@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -18,6 +17,8 @@ from hwattn.rtl.interfaces import (
     table_layout,
     write_port,
 )
+from hwattn.rtl.pipeline import delayed
+from hwattn.rtl.word_crc import WordCrc
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.entries import ENTRY_REGIONS
 from hwattn.spec.isa import EXTERNAL_ADDRESS_BITS, INSTRUCTION_BITS, PC_BITS
@@ -74,7 +75,8 @@ class Host(wiring.Component):
     Latency
     -------
     Three cycles for a write, four for a read of memory, seven for a register, more where a memory is busy, and to external memory as
-    long as it takes. A scan takes a cycle for each word, of external memory as long as reading it, in which no other request is taken.
+    long as it takes. A scan takes a cycle for each word, of external memory as long as reading it, and at its end `WordCrc.cycles`; no
+    other request is taken meanwhile.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -112,7 +114,7 @@ class Host(wiring.Component):
         units_in_word = self.config.lanes * 8 // UNIT_BITS
         lane, word = unit[: self._lane_bits], unit[self._lane_bits :]
         answer = Signal(UNIT_BITS)
-        begin, last, asking = Signal(), Signal(), Signal()
+        begin, last, settled, asking = (Signal() for _ in range(4))
         scan_control = Control.SCAN | Control.CLEAR
         if self.config.external_words:
             scan_control |= Control.SCAN_EXTERNAL
@@ -200,15 +202,13 @@ class Host(wiring.Component):
                     m.next = "Idle"
             with m.State("Scan"), m.If(last):
                 m.next = "Settle"
-            with m.State("Settle"):
-                # the last word of a scan is still on its way into the CRC
-                m.next = "Settled"
-            with m.State("Settled"):
+            # the last words of a scan are still on their way into the CRC
+            with m.State("Settle"), m.If(settled):
                 m.next = "Idle"
         # outside of the states, so that what comes last is chosen last
         with m.If(fsm.ongoing("Read memory")):
             m.d.sync += answer.eq(self.act_read.data.word_select(lane, UNIT_BITS))
-        self._scan(m, request.data, begin, last, asking)
+        self._scan(m, request.data, begin, last, settled, asking)
         return m
 
     def _ask(self, m: Module, asking: Signal, request: data.View, word: Value, lane: Value) -> None:
@@ -255,9 +255,14 @@ class Host(wiring.Component):
                 m.d.comb += entry.eq(whole)
         return complete
 
-    def _scan(self, m: Module, control: Value, begin: Signal, last: Signal, asking: Signal) -> None:
-        """Go over the range: read each word into the CRC, or write it with zeros; `last` marks the last cycle."""
-        m.submodules.crc = checksum = catalog.CRC32_ISO_HDLC(data_width=8 * self.config.lanes).create()
+    def _scan(
+        self, m: Module, control: Value, begin: Signal, last: Signal, settled: Signal, asking: Signal
+    ) -> None:
+        """Go over the range: read each word into the CRC, or write it with zeros.
+
+        `last` marks the last word's cycle, and `settled` is set after it when the CRC is there.
+        """
+        m.submodules.crc = checksum = WordCrc(8 * self.config.lanes)
         place, left, final = Signal.like(self.scan_base), Signal.like(self.scan_words), Signal()
         moved, arrives = Signal(), Signal()
         # what the scan does, held in registers: memories are addressed by it
@@ -265,9 +270,13 @@ class Host(wiring.Component):
         word = Signal(8 * self.config.lanes)
         external = Const(self.config.external_words > 0) & ((control & Control.SCAN_EXTERNAL) != 0)
         inside = (control & Control.SCAN) != 0
+        # one cycle after another: asked for, there, in `word`, in the CRC
+        lasts = delayed(m, last & (reads | outside), 3, "last")
         m.d.comb += [
             last.eq(moved & final),
-            checksum.data.eq(word),
+            checksum.word.eq(word),
+            checksum.finish.eq(lasts[-1]),
+            settled.eq(~(Cat(lasts).any() | checksum.busy)),
             self.scan_crc.eq(checksum.crc),
         ]
         m.d.sync += [
