@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from hwattn.boards.board import Board
-from hwattn.boards.nextpnr import NAME, Nextpnr
+from hwattn.boards.ecp5_die import Die, read_die
+from hwattn.boards.floorplan import Region, Site, near_sites, rough_sites
+from hwattn.boards.nextpnr import NAME, Effort, Netlist, Nextpnr
+
+_PLACE = re.compile(r"X(\d+)/Y(\d+)/")
 
 _PACKAGES = {"BG": "CABGA", "MG": "CSFBGA"}
 
@@ -40,7 +45,49 @@ def device_options(board: Board) -> list[str]:
 
 
 def _options(board: Board) -> list[str]:
-    return [*device_options(board), "--lpf", f"{NAME}.lpf", "--textcfg", f"{NAME}.config"]
+    return [*device_options(board), "--lpf", f"{NAME}.lpf"]
+
+
+_BLOCK_RAM = "DP16KD"
+
+_AREAS = {"LUT4": 1.0, "CCU2C": 2.0, "TRELLIS_DPR16X4": 6.0, "TRELLIS_FF": 0.0, "MULT18X18D": 0.0}
+"""In look-up tables; flip-flops lie beside them."""
+
+FULLEST = 0.57
+"""Of a region's look-up tables a floor plan fills so many: wires need the rest."""
+
+_SETTINGS = {"router2/currCongWeightMult": "1.3"}
+"""nextpnr's, for designs that are hard to route: with its own 2.0 the weight of a conflict soon exceeds all others, and they cease to fall."""
+
+
+def plan(board: Board, netlist: Netlist, place: Callable[[Netlist], Netlist]) -> None:
+    """Give block RAMs sites: at first roughly, then near to where nextpnr places the rest of the design."""
+    cells = netlist["modules"][NAME]["cells"]
+    die = read_die(board.device)
+    blocks = sum(cell["type"] == _BLOCK_RAM for cell in cells.values())
+    if blocks == 0:
+        return
+    area = sum(_AREAS.get(cell["type"], 0.0) for cell in cells.values())
+    share = min(1.0, max(area / board.resources.lut / FULLEST, blocks / len(die.block_rams)))
+    region = Region(die.columns[0], die.rows[0], share * len(die.columns), len(die.rows))
+    _give(netlist, rough_sites(cells, _AREAS, _BLOCK_RAM, die.block_rams, region))
+    _give(netlist, _near(place(netlist), die))
+    netlist["modules"][NAME].setdefault("settings", {}).update(_SETTINGS)
+
+
+def _near(placed: Netlist, die: Die) -> dict[str, Site]:
+    """Return sites near to a placement."""
+    cells = placed["modules"][NAME]["cells"]
+    places = {}
+    for name, cell in cells.items():
+        if match := _PLACE.match(cell["attributes"].get("NEXTPNR_BEL", "")):
+            places[name] = (int(match[1]), int(match[2]))
+    return near_sites(cells, places, _BLOCK_RAM, die.block_rams)
+
+
+def _give(netlist: Netlist, sites: dict[str, Site]) -> None:
+    for name, site in sites.items():
+        netlist["modules"][NAME]["cells"][name]["attributes"]["BEL"] = site.name
 
 
 def _pack(board: Board) -> tuple[str, list[str]]:
@@ -57,9 +104,11 @@ FLOW = Nextpnr(
     options=_options,
     # the quickest that was found, by half: slow clocks leave room for wires that are not driven by timing
     efforts=(
-        ("--placer", "static", "--no-tmdriv", "--router", "router2"),
-        ("--placer", "heap", "--router", "router2"),
+        Effort(("--placer", "static", "--no-tmdriv", "--router", "router2")),
+        Effort(("--placer", "heap", "--placer-heap-timingweight", "25", "--router", "router2"), planned=True),
     ),
+    planner=plan,
+    output=("--textcfg", f"{NAME}.config"),
     # of the largest machine the static placer's estimate was 36 MHz, that of HeAP 41 to 50
     thorough_mhz=45,
     report_cells={

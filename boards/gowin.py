@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hwattn.boards.board import Board
-from hwattn.boards.nextpnr import NAME, Nextpnr
+from hwattn.boards.nextpnr import NAME, Effort, Netlist, Nextpnr
 
 FAMILY = "GW2A-18C"
 """The die of GW2A-18 and GW2AR-18, as Apicula names it."""
@@ -14,7 +12,7 @@ FAMILY = "GW2A-18C"
 def _options(board: Board) -> list[str]:
     return [
         *("--device", board.device, "--vopt", f"family={FAMILY}", "--vopt", f"cst={NAME}.cst"),
-        *("--write", f"{NAME}.placed.json", "--freq", f"{board.clock_mhz:g}"),
+        *("--freq", f"{board.clock_mhz:g}"),
     ]
 
 
@@ -37,7 +35,7 @@ _MULTIPLIERS = {
 }
 
 
-def pass_through_luts(netlist: dict[str, Any]) -> dict[str, int]:
+def pass_through_luts(netlist: Netlist) -> dict[str, int]:
     """Count the look-up tables that nextpnr adds: a flip-flop's data come from the look-up table or adder beside it, and from nowhere else.
 
     One look-up table feeds one flip-flop; every other flip-flop gets one that passes its data through.
@@ -72,7 +70,8 @@ FLOW = Nextpnr(
     synthesis=f"synth_gowin -nowidelut -family gw2a -top {NAME} -json {NAME}.json",
     constraints=".cst",
     options=_options,
-    efforts=((),),
+    output=("--write", f"{NAME}.placed.json"),
+    efforts=(Effort(),),
     report_cells={
         "lut": {"LUT4": 1, "ALU": 1, "RAM16SDP4": 4},
         "ff": {"DFF": 1},

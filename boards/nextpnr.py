@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hwattn.boards.board import Board
 from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool, run_yosys
@@ -20,6 +20,9 @@ from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.errors import FailedError
 
 NAME = "top"
+
+_PLANNED = "planned.json"
+"""The netlist whose cells have sites."""
 
 _CRASH = "ERROR: Assert"
 """In Yosys's log where it found itself, not the design, to be wrong."""
@@ -33,6 +36,24 @@ _REMEDY = {
     "dsp": "lower rows or lanes (--set rows=...)",
     "ram": "lower weight_words, program_words, act_words or acc_columns (--set act_words=...), or take a board with more block RAM",
 }
+
+
+Netlist = dict[str, Any]
+"""Yosys's JSON, as nextpnr reads and writes it."""
+
+Planner = Callable[[Board, Netlist, Callable[[Netlist], Netlist]], None]
+"""Gives cells of a board's netlist sites (attribute ``BEL``); the third argument returns a netlist as nextpnr places it."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work place and route is to take: nextpnr's options, and whether sites are planned first."""
+
+    options: tuple[str, ...] = ()
+    planned: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(["floor plan,"] * self.planned + list(self.options))
 
 
 @dataclass(frozen=True)
@@ -50,9 +71,11 @@ class Nextpnr:
     constraints : str
         Suffix of the file of pins.
     options : callable
-        nextpnr's options for a board: device, files, clock.
-    efforts : tuple of tuple of str
-        nextpnr's options, the quickest first; the next is taken when the clock is missed, and the last is kept for further seeds.
+        nextpnr's options for a board: device, constraints, clock.
+    output : tuple of str
+        nextpnr's options for what the packer reads.
+    efforts : tuple of Effort
+        The quickest first; the next is taken when the clock is missed, and the last is kept for further seeds.
     report_cells : Cells
         Of nextpnr's report.
     netlist_cells : Cells
@@ -69,6 +92,8 @@ class Nextpnr:
         What is to be known of the family's timing; empty where it is modelled in full.
     plain_synthesis : str
         As `synthesis`, without what may fail inside Yosys; empty where there is none.
+    planner : Planner, optional
+        Of efforts that are planned.
     """
 
     program: str
@@ -76,15 +101,17 @@ class Nextpnr:
     synthesis: str
     constraints: str
     options: Callable[[Board], list[str]]
-    efforts: tuple[tuple[str, ...], ...]
+    output: tuple[str, ...]
+    efforts: tuple[Effort, ...]
     report_cells: Cells
     netlist_cells: Cells
     pack: Callable[[Board], tuple[str, list[str]]]
     bitstream: str
     thorough_mhz: float = math.inf
-    added: Callable[[dict[str, Any]], dict[str, int]] | None = None
+    added: Callable[[Netlist], dict[str, int]] | None = None
     timing_note: str = ""
     plain_synthesis: str = ""
+    planner: Planner | None = None
 
     def build(
         self,
@@ -198,20 +225,20 @@ class Nextpnr:
             It is missed in every one of `tries` runs.
         """
         best: Attempt | None = None
+        planned = False
         efforts = self.efforts if board.clock_mhz < self.thorough_mhz else self.efforts[-1:]
         for number in range(tries):
             effort = efforts[min(number, len(efforts) - 1)]
             chosen = seed + max(0, number - len(efforts) + 1)
+            if effort.planned and not planned:
+                self._plan(board, folder, seed, result, progress)
+                planned = True
+            netlist = _PLANNED if effort.planned else f"{NAME}.json"
             progress(f"place and route, seed {chosen}")
-            arguments = [
-                *self.options(board),
-                *("--json", f"{NAME}.json", "--report", "place_and_route.json", "--seed", str(chosen)),
-                "--timing-allow-fail",
-                *effort,
-            ]
-            run_tool(self.program, arguments, folder, "place_and_route.log", result, self.packages[0])
+            arguments = [*self.output, "--report", "place_and_route.json", *effort.options]
+            self._run(board, folder, netlist, chosen, arguments, result)
             report = json.loads((folder / "place_and_route.json").read_text())
-            attempt = read_report(report, chosen, " ".join(effort))
+            attempt = read_report(report, chosen, str(effort))
             result.attempts.append(attempt)
             result.resources = self._used(board, report)
             if best is None or attempt.fmax_mhz > best.fmax_mhz:
@@ -222,7 +249,31 @@ class Nextpnr:
         result.fmax_mhz, result.critical_path = best.fmax_mhz, best.critical_path
         _check_clock(board, best, len(result.attempts))
 
-    def count_cells(self, netlist: dict[str, Any]) -> dict[str, int]:
+    def _run(
+        self, board: Board, folder: Path, netlist: str, seed: int, arguments: list[str], result: BuildResult
+    ) -> None:
+        common = [*self.options(board), "--json", netlist, "--seed", str(seed), "--timing-allow-fail"]
+        run_tool(self.program, [*common, *arguments], folder, "place_and_route.log", result, self.packages[0])
+
+    def _plan(self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress) -> None:
+        """Write the netlist with sites for some of its cells."""
+        progress("floor plan")
+        assert self.planner, "an effort that is planned, of a flow without a planner"
+        first, placed = folder / "first.json", folder / "placed.json"
+
+        def place(netlist: Netlist) -> Netlist:
+            first.write_text(json.dumps(netlist))
+            arguments = ["--no-route", "--write", placed.name]
+            self._run(board, folder, first.name, seed, arguments, result)
+            return cast(Netlist, json.loads(placed.read_text()))
+
+        netlist = json.loads((folder / f"{NAME}.json").read_text())
+        self.planner(board, netlist, place)
+        (folder / _PLANNED).write_text(json.dumps(netlist))
+        for path in (first, placed):
+            path.unlink(missing_ok=True)
+
+    def count_cells(self, netlist: Netlist) -> dict[str, int]:
         """Count resources in Yosys's netlist."""
         cells = Counter(cell["type"] for cell in netlist["modules"][NAME]["cells"].values())
         added = self.added(netlist) if self.added else {}

@@ -22,6 +22,7 @@ from hwattn.rtl.layernorm_lanes import LayerNormLanes
 from hwattn.rtl.layernorm_scale import LayerNormScale
 from hwattn.rtl.layernorm_sums import LayerNormSums, elements_layout
 from hwattn.rtl.memory import assert_apart, block_ram
+from hwattn.rtl.pipeline import room_register
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.isa import Norm
 
@@ -126,19 +127,22 @@ class LayerNorm(Component):
         layout = elements_layout(config)
         m.submodules.rows = memory = block_ram(layout.size, depth)
         read, write = memory.read_port(), memory.write_port()
-        used = Signal(range(depth + 1))
         step = sums.elements.valid & sums.elements.ready
+        put, get = Signal(range(depth)), Signal(range(depth))
+        # written a cycle late: what has been summed up is read much later
+        stored, elements = Signal(), Signal(layout)
+        m.d.sync += [stored.eq(step), elements.eq(sums.elements.payload)]
         m.d.comb += [
-            sums.elements.ready.eq(used != depth),
-            write.en.eq(step),
-            write.data.eq(sums.elements.payload),
+            sums.elements.ready.eq(room_register(m, depth, entered=step, left=lanes.read)),
+            write.en.eq(stored),
+            write.addr.eq(put),
+            write.data.eq(elements),
             read.en.eq(lanes.read),
+            read.addr.eq(get),
             lanes.elements.eq(read.data),
         ]
         assert_apart(m, read, write)
-        put, get = Signal(range(depth)), Signal(range(depth))
-        m.d.comb += [write.addr.eq(put), read.addr.eq(get)]
-        m.d.sync += [put.eq(put + step), get.eq(get + lanes.read), used.eq(used + step - lanes.read)]
+        m.d.sync += [put.eq(put + stored), get.eq(get + lanes.read)]
 
     def _parameters(self, m: Module, command: data.View, lanes: LayerNormLanes) -> None:
         """Hold entry i in memory ``i % norm_lanes``, so that a beat reads all its entries at once."""

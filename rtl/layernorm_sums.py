@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import exact_log2
 
 from hwattn.rtl.commands import command_layout
 from hwattn.rtl.interfaces import WORD_ADDRESS_BITS, read_port
@@ -131,11 +132,7 @@ class LayerNormSums(Component):
         )
         m.d.comb += words.r_en.eq(words.r_rdy & (~low_held | free))
         with m.If(step):
-            m.d.sync += [
-                group.eq(group >> (ELEMENT_BITS * width)),
-                left.eq(left - 1),
-                feature.eq(feature + width),
-            ]
+            m.d.sync += [left.eq(left - 1), feature.eq(feature + width)]
             with m.If(left == 1):
                 unpacked.step(m)
                 with m.If(unpacked.last):
@@ -158,8 +155,11 @@ class LayerNormSums(Component):
         with m.If(step & self._row_end):
             m.d.sync += owed.eq(1)
         m.d.comb += self.elements.valid.eq((left != 0) & ~(self._row_end & owed))
+        # chosen by a register, not shifted: whether a beat goes on is known late
+        number = (-left)[: exact_log2(beats)]  # beats - left
+        beat = group.word_select(number, ELEMENT_BITS * width) if beats > 1 else group
         for lane in range(width):
-            element = group.word_select(lane, ELEMENT_BITS).as_signed()
+            element = beat.word_select(lane, ELEMENT_BITS).as_signed()
             m.d.comb += self.elements.payload[lane].eq(Mux(feature + lane < self.command.dim, element, 0))
 
     def _add(self, m: Module) -> None:

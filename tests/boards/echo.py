@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Assert, Module
+from amaranth.hdl import Assert, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwattn.boards.board import Board
 from hwattn.rtl.dram import dram_controller
+from hwattn.rtl.entries import UNIT_BITS
 from hwattn.rtl.link import Link
 from hwattn.rtl.machine import STATUS_BITS
+from hwattn.rtl.memory import block_ram
 from hwattn.rtl.uart import FRAME_BITS, UartReceiver, UartTransmitter
 from hwattn.spec.config import AcceleratorConfig
 from hwattn.spec.dram import DramTiming
@@ -17,7 +19,8 @@ from hwattn.spec.link import SILENCE_BYTES
 
 
 class Echo(wiring.Component):
-    """UART and link, and reads that are answered with their address; with `timing` also a controller of external memory that nobody uses."""
+    """UART and link, reads that are answered with their address, and a block RAM that keeps the addresses; with `timing` also a controller
+    of external memory that nobody uses."""
 
     def __init__(self, board: Board, timing: DramTiming | None = None) -> None:
         self.board = board
@@ -39,6 +42,17 @@ class Echo(wiring.Component):
             wiring.connect(m, controller.pins, wiring.flipped(self.sdram))
         wiring.connect(m, receiver.bytes, link.received)
         wiring.connect(m, link.sent, transmitter.bytes)
+        m.submodules.memory = memory = block_ram(UNIT_BITS, 512)
+        write, read = memory.write_port(), memory.read_port()
+        count = Signal(9)
+        m.d.comb += [
+            write.en.eq(link.request.valid),
+            write.addr.eq(count),
+            write.data.eq(link.request.payload.addr),
+            read.en.eq(1),
+            read.addr.eq(count - 1),
+        ]
+        m.d.sync += self.status.eq(read.data)
         m.d.comb += [
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),
@@ -46,6 +60,6 @@ class Echo(wiring.Component):
             link.response.valid.eq(1),
         ]
         with m.If(link.request.valid):
-            m.d.sync += [link.response.payload.eq(link.request.payload.addr), self.status.eq(self.status + 1)]
+            m.d.sync += [link.response.payload.eq(link.request.payload.addr), count.eq(count + 1)]
             m.d.sync += Assert(link.request.payload.addr != 0)
         return m
