@@ -192,7 +192,7 @@ class LayerNormLanes(Component):
         words = data.View(data.ArrayLayout(8 * lanes, 3), queue.r_data)
         next_target = (target_row + command.target_stride)[:WORD_ADDRESS_BITS]
         next_wide = (wide_row + command.wide_stride)[:WORD_ADDRESS_BITS]
-        last_part = part == Mux(command.wide, 2, 0)
+        last_part = Signal()  # the next one is a group's first
         # of the word at hand, and of the one after it: in registers, because the grant that waits for the address comes late
         address, following = Signal(WORD_ADDRESS_BITS), Signal(WORD_ADDRESS_BITS)
         write = self.act_write.payload
@@ -212,7 +212,11 @@ class LayerNormLanes(Component):
         with m.Else():
             m.d.comb += following.eq(Mux(part[0], high_target, wide_target))
         with m.If(self.act_write.valid & self.act_write.ready):
-            m.d.sync += [part.eq(Mux(last_part, 0, part + 1)), address.eq(following)]
+            m.d.sync += [
+                part.eq(Mux(last_part, 0, part + 1)),
+                last_part.eq(Mux(last_part, ~command.wide, part[0])),
+                address.eq(following),
+            ]
         with m.If(self._written(queue)):
             m.d.sync += [target.eq(target + 1), wide_target.eq(wide_target + 1)]
             groups.step(m)
@@ -221,6 +225,7 @@ class LayerNormLanes(Component):
                 m.d.sync += [each.eq(next_wide) for each in (wide_target, wide_row)]
                 rows.step(m)
         with m.If(self.begin):
+            m.d.sync += last_part.eq(~command.wide)
             m.d.sync += [each.eq(command.target) for each in (address, target, target_row)]
             m.d.sync += [each.eq(command.wide_target) for each in (wide_target, wide_row)]
             groups.restart(m)

@@ -8,7 +8,7 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Array, Assert, Cat, Module, Signal, Value
+from amaranth.hdl import Array, Assert, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -196,9 +196,16 @@ class WordMemory(Component):
             m.d.sync += port.valid.eq(bit)
             with m.If(bit):
                 m.d.sync += Assert(port.request.payload < self.depth, "read beyond the memory")
+        # something is read in every cycle, so that the wires to all blocks wait for nobody's wish, which may come late
+        *first, address = (port.request.payload for port in reads)
+        for port, payload in reversed(list(zip(reads, first, strict=False))):
+            address = Mux(port.request.valid, payload, address)
+        asked = Signal(data.StructLayout({"en": 1, "addr": len(read.addr)}))
         m.d.comb += [
-            read.en.eq(Cat(granted).any()),
-            read.addr.eq(select(granted, [port.request.payload for port in reads])),
+            asked.en.eq(Cat(granted).any()),
+            asked.addr.eq(address),
+            read.en.eq(1),
+            read.addr.eq(asked.addr),
             self.write.ready.eq(1),
             write.addr.eq(self.write.payload.addr),
             write.data.eq(self.write.payload.data),
@@ -206,7 +213,7 @@ class WordMemory(Component):
         with m.If(self.write.valid):
             m.d.comb += write.en.eq(self.write.payload.mask)
             m.d.sync += Assert(self.write.payload.addr < self.depth, "write beyond the memory")
-        assert_apart(m, read, write)
+        assert_apart(m, asked, write)
         return m
 
 
