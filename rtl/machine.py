@@ -182,6 +182,7 @@ class Machine(wiring.Component):
             m.d.comb += getattr(dispatcher, f"done_{name}").eq(done)
 
         m.submodules.act = act = BankedMemory(config, readers=len(readers), writers=len(writers))
+        m.d.comb += [act.abort.eq(abort), weight.abort.eq(abort)]
         # in order of their numbers: the highest priority first
         for place, reader in enumerate(sorted(readers)):
             connect(m, readers[reader], act.reads[place])

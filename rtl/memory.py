@@ -48,6 +48,8 @@ class BankedMemory(Component):
     read_conflicts : Out(readers)
         One bit per reader: it asks, and must wait in this cycle.
     write_conflicts : Out(writers)
+    abort : In(1)
+        Readers are reset, and get no word that they ask for in this cycle.
 
     Latency
     -------
@@ -67,6 +69,7 @@ class BankedMemory(Component):
                 "writes": In(write_port(config)).array(writers),
                 "read_conflicts": Out(readers),
                 "write_conflicts": Out(writers),
+                "abort": In(1),
             }
         )
 
@@ -116,7 +119,7 @@ class BankedMemory(Component):
             assert_apart(m, read, write)
         for index, port in enumerate(reads):
             served = Signal(bank_bits, name=f"served_{index}")
-            m.d.sync += port.valid.eq(port.request.valid & port.request.ready)
+            m.d.sync += port.valid.eq(port.request.valid & port.request.ready & ~self.abort)
             with m.If(port.request.valid):
                 m.d.sync += [
                     served.eq(bank_of(port.request.payload)),
@@ -161,6 +164,8 @@ class WordMemory(Component):
         Always ready.
     read_conflicts : Out(readers)
         One bit per reader: it asks, and must wait in this cycle.
+    abort : In(1)
+        Readers are reset, and get no word that they ask for in this cycle.
 
     Latency
     -------
@@ -178,6 +183,7 @@ class WordMemory(Component):
                 "reads": In(read_port(config)).array(readers),
                 "write": In(write_port(config)),
                 "read_conflicts": Out(readers),
+                "abort": In(1),
             }
         )
 
@@ -193,7 +199,7 @@ class WordMemory(Component):
                 port.data.eq(read.data),
                 self.read_conflicts[index].eq(port.request.valid & ~bit),
             ]
-            m.d.sync += port.valid.eq(bit)
+            m.d.sync += port.valid.eq(bit & ~self.abort)
             with m.If(bit):
                 m.d.sync += Assert(port.request.payload < self.depth, "read beyond the memory")
         # something is read in every cycle, so that the wires to all blocks wait for nobody's wish, which may come late

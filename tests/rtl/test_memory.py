@@ -137,6 +137,23 @@ def test_banked_reads_and_writes() -> None:
     assert words.reshape(4, 2, 8, 4).any(axis=(2, 3)).all(), "both halves of each bank have been written"
 
 
+@pytest.mark.parametrize("kind", ["banked", "words"])
+def test_who_is_reset_gets_no_word(kind: str) -> None:
+    dut = (
+        BankedMemory(CONFIG, readers=2, writers=1) if kind == "banked" else WordMemory(CONFIG, 32, readers=2)
+    )
+
+    async def test(ctx):
+        for abort in (0, 1, 0):
+            ctx.set(dut.reads[0].request.valid, 1)
+            ctx.set(dut.abort, abort)
+            assert ctx.get(dut.reads[0].request.ready), "so that nobody waits for what is reset"
+            await ctx.tick()
+            assert ctx.get(dut.reads[0].valid) == 1 - abort
+
+    Bench(dut).run(test)
+
+
 def test_priority_and_conflicts() -> None:
     dut = BankedMemory(CONFIG, readers=3, writers=2)
     bench = Bench(dut)
