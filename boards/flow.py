@@ -89,6 +89,12 @@ Progress = Callable[[str], None]
 """Told the name of each stage as it starts."""
 
 
+Watch = Callable[[str], FailedError | None]
+"""Reads what a tool has printed so far; returns the error with which to stop it."""
+
+WATCH_SECONDS = 5.0
+
+
 def script_path(name: str) -> Path | None:
     """Return a console script of this Python environment, or one on the PATH.
 
@@ -107,7 +113,13 @@ def script_path(name: str) -> Path | None:
 
 
 def run_tool(
-    tool: str, arguments: list[str], folder: Path, log: str, result: BuildResult, package: str
+    tool: str,
+    arguments: list[str],
+    folder: Path,
+    log: str,
+    result: BuildResult,
+    package: str,
+    watch: Watch | None = None,
 ) -> str:
     """Run a tool of the YoWASP family in a folder.
 
@@ -123,6 +135,8 @@ def run_tool(
         Its stages grow by this one.
     package : str
         Distribution that installs the tool.
+    watch : Watch, optional
+        Looks on while it runs.
 
     Returns
     -------
@@ -134,14 +148,14 @@ def run_tool(
     RefusedError
         The tool is not installed.
     FailedError
-        It ended with an error.
+        It ended with an error, or `watch` has stopped it with one.
     """
     path = script_path(tool)
     if path is None:
         raise RefusedError(
             f"{tool} is not installed", f"the PyPI package {package}", f"run: pip install {package}"
         )
-    return _run(tool.removeprefix("yowasp-"), [str(path), *arguments], folder, log, result)
+    return _run(tool.removeprefix("yowasp-"), [str(path), *arguments], folder, log, result, watch)
 
 
 def run_yosys(lines: list[str], folder: Path, name: str, result: BuildResult) -> None:
@@ -168,14 +182,27 @@ def run_yosys(lines: list[str], folder: Path, name: str, result: BuildResult) ->
     _run("yosys", yosys_command(f"{name}.ys"), folder, f"{name}.log", result)
 
 
-def _run(name: str, command: list[str], folder: Path, log: str, result: BuildResult) -> str:
+def _run(
+    name: str, command: list[str], folder: Path, log: str, result: BuildResult, watch: Watch | None = None
+) -> str:
     """Run a command, its output to a log, and note its time and memory; return what it printed."""
     started = time.monotonic()
+    stopped: FailedError | None = None
     with (folder / log).open("wb") as file:
         process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
         try:
-            # beside the exit code, this tells the most memory that the process has held
-            _, status, usage = os.wait4(process.pid, 0)
+            while True:
+                # beside the exit code, this tells the most memory that the process has held
+                looks_on = watch is not None and stopped is None
+                ended, status, usage = os.wait4(process.pid, os.WNOHANG if looks_on else 0)
+                if ended:
+                    break
+                assert watch
+                stopped = watch((folder / log).read_text(errors="replace"))
+                if stopped:
+                    process.kill()
+                else:
+                    time.sleep(WATCH_SECONDS)
         except BaseException:
             process.kill()
             process.wait()
@@ -183,6 +210,8 @@ def _run(name: str, command: list[str], folder: Path, log: str, result: BuildRes
     process.returncode = os.waitstatus_to_exitcode(status)
     text = (folder / log).read_text(errors="replace")
     result.stages.append(Stage(name, time.monotonic() - started, usage.ru_maxrss / 1024))
+    if stopped:
+        raise stopped
     if process.returncode:
         tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
         raise FailedError(f"{name} ended with code {process.returncode}", "a clean run", f"it says:\n{tail}")

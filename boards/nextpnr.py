@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from hwattn.boards.board import Board
 from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool, run_yosys
+from hwattn.boards.nextpnr_log import NotRoutedError, hopeless, read_report
 from hwattn.boards.top import BoardTop
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
@@ -222,9 +223,10 @@ class Nextpnr:
         Raises
         ------
         FailedError
-            It is missed in every one of `tries` runs.
+            It is missed in every one of `tries` runs, or none of them is routed.
         """
         best: Attempt | None = None
+        failure: NotRoutedError | None = None
         planned = False
         efforts = self.efforts if board.clock_mhz < self.thorough_mhz else self.efforts[-1:]
         for number in range(tries):
@@ -236,7 +238,12 @@ class Nextpnr:
             netlist = _PLANNED if effort.planned else f"{NAME}.json"
             progress(f"place and route, seed {chosen}")
             arguments = [*self.output, "--report", "place_and_route.json", *effort.options]
-            self._run(board, folder, netlist, chosen, arguments, result)
+            try:
+                self._run(board, folder, netlist, chosen, arguments, result)
+            except NotRoutedError as error:
+                progress(f"not routed: {error.found}")
+                failure = error
+                continue
             report = json.loads((folder / "place_and_route.json").read_text())
             attempt = read_report(report, chosen, str(effort))
             result.attempts.append(attempt)
@@ -245,7 +252,9 @@ class Nextpnr:
                 best = attempt
             if attempt.fmax_mhz >= board.clock_mhz:
                 break
-        assert best is not None
+        if best is None:
+            assert failure
+            raise failure
         result.fmax_mhz, result.critical_path = best.fmax_mhz, best.critical_path
         _check_clock(board, best, len(result.attempts))
 
@@ -253,7 +262,15 @@ class Nextpnr:
         self, board: Board, folder: Path, netlist: str, seed: int, arguments: list[str], result: BuildResult
     ) -> None:
         common = [*self.options(board), "--json", netlist, "--seed", str(seed), "--timing-allow-fail"]
-        run_tool(self.program, [*common, *arguments], folder, "place_and_route.log", result, self.packages[0])
+        run_tool(
+            self.program,
+            [*common, *arguments],
+            folder,
+            "place_and_route.log",
+            result,
+            self.packages[0],
+            hopeless,
+        )
 
     def _plan(self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress) -> None:
         """Write the netlist with sites for some of its cells."""
@@ -323,22 +340,6 @@ def least(config: AcceleratorConfig, board: Board) -> dict[str, int]:
         "dsp": board.multiplier_style.blocks(config) - len(board.soft_rows(config)) * config.lanes,
         "ram": -(-bits // board.ram_bits),
     }
-
-
-def read_report(report: dict[str, Any], seed: int, effort: str) -> Attempt:
-    """Take clocks and critical path from nextpnr's report.
-
-    Of several clocks each counts as what it allows the slowest one, the machine's, of which the others are multiples.
-    """
-    clocks = {name: float(entry["achieved"]) for name, entry in report["fmax"].items()}
-    wanted = {name: float(entry["constraint"]) for name, entry in report["fmax"].items()}
-    allowed = (clocks[name] * min(wanted.values()) / wanted[name] for name in clocks)
-    paths = [path for path in report.get("critical_paths", []) if path["from"] == path["to"] and path["path"]]
-    ends: list[str] = []
-    if paths:
-        slowest = max(paths, key=lambda path: sum(step["delay"] for step in path["path"]))
-        ends = [slowest["path"][0]["from"]["cell"], slowest["path"][-1]["to"]["cell"]]
-    return Attempt(seed, effort, min(allowed), clocks, ends)
 
 
 def _check_fit(board: Board, counts: dict[str, int], prefix: str) -> None:

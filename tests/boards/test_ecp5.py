@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +13,19 @@ import pytest
 from amaranth.back import rtlil
 from echo import Echo
 
-from hwattn.boards import nextpnr
+from hwattn.boards import flow, nextpnr
 from hwattn.boards.board import Board, find_board
-from hwattn.boards.ecp5 import FLOW
+from hwattn.boards.ecp5 import FLOW, ROUNDS
 from hwattn.boards.flow import BuildResult, Usage, run_tool, run_yosys
 from hwattn.boards.nextpnr import NAME
+from hwattn.boards.nextpnr_log import (
+    MANY_CONFLICTS,
+    PATIENCE_FEW,
+    PATIENCE_MANY,
+    NotRoutedError,
+    hopeless,
+    read_report,
+)
 from hwattn.rtl.memory import BankedMemory
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
@@ -95,7 +104,7 @@ def test_reads_resources_clock_and_critical_path(quick_flow: Callable[..., Build
 def test_a_faster_clock_counts_as_what_it_allows_the_machines() -> None:
     two = report(31.25)
     two["fmax"]["pins"] = {"achieved": 120.0, "constraint": 100.0}
-    assert nextpnr.read_report(two, 1, "").fmax_mhz == 30.0
+    assert read_report(two, 1, "").fmax_mhz == 30.0
 
 
 def test_block_ram_has_no_logic_around_it(tmp_path: Path) -> None:
@@ -163,6 +172,69 @@ def test_effort_then_seeds_are_tried(quick_flow: Callable[..., BuildResult]) -> 
         (7, thorough),
     ]
     assert result.fmax_mhz == 26.0
+
+
+def router_log(conflicts: list[int]) -> str:
+    """What router2 prints, with nextpnr's other lines about."""
+    lines = [
+        f"Info:     iter={number} wires=123 overused={count} overuse={count + 7} archfail=NA"
+        for number, count in enumerate(conflicts, 1)
+    ]
+    return "\n".join(["Info: Running main router loop...", *lines])
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "given_up"),
+    [
+        ([], False),
+        ([9000, 4000, 2000, 900], False),
+        ([9000, 2000] + [2000 + n for n in range(PATIENCE_MANY)], True),
+        ([9000, 2000] + [2000 + n for n in range(PATIENCE_MANY - 2)] + [1999], False),
+        ([9000, 100] + [MANY_CONFLICTS] * (PATIENCE_FEW - 1), False),
+        ([9000, 100] + [100] * PATIENCE_FEW, True),
+        ([9000, 0], False),
+    ],
+)
+def test_a_design_whose_conflicts_do_not_fall_is_given_up(conflicts: list[int], given_up: bool) -> None:
+    error = hopeless(router_log(conflicts))
+    assert (error is not None) == given_up
+    if error:
+        assert f"{min(conflicts):,} or more stay in conflict after {len(conflicts)} iterations" in str(error)
+
+
+def test_a_run_that_is_given_up_is_stopped(tmp_path: Path) -> None:
+    script = f"import time; print({router_log([900] * 30)!r}, flush=True); time.sleep(600)"
+    result = BuildResult()
+    with pytest.raises(NotRoutedError, match="900 or more stay in conflict after 30 iterations"):
+        flow._run("nextpnr", [sys.executable, "-c", script], tmp_path, "log", result, hopeless)
+    assert [stage.name for stage in result.stages] == ["nextpnr"]
+    assert result.stages[0].seconds < 60
+
+
+def test_after_a_run_that_is_given_up_comes_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.json").write_text(json.dumps({"modules": {NAME: {"cells": {}}}}))
+    stages: list[str] = []
+    runs = iter([NotRoutedError("900 stay", "none", "wait"), None])
+
+    def tool(name: str, arguments: list[str], *rest: object) -> str:
+        if error := next(runs):
+            raise error
+        (tmp_path / "place_and_route.json").write_text(json.dumps(report(30.0)))
+        return ""
+
+    monkeypatch.setattr(nextpnr, "run_tool", tool)
+    result = BuildResult()
+    FLOW.place_and_route(BOARD, tmp_path, 1, result, stages.append, 3)
+    assert stages == [
+        "place and route, seed 1",
+        "not routed: 900 stay",
+        "floor plan",
+        "place and route, seed 1",
+    ]
+    assert [attempt.effort for attempt in result.attempts] == [str(FLOW.efforts[-1])]
+    runs = iter([NotRoutedError("900 stay", "none", "wait")] * 2)
+    with pytest.raises(NotRoutedError, match="900 stay"):
+        FLOW.place_and_route(BOARD, tmp_path, 1, BuildResult(), stages.append, 2)
 
 
 def test_fast_clocks_start_with_the_most_effort(quick_flow: Callable[..., BuildResult]) -> None:
@@ -252,7 +324,7 @@ def test_a_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
     board = BOARD.at_clock(50.0)
     result = FLOW.build(board, cast(SerialMachine, Echo(board)), tmp_path, 1, stages.append)
     assert stages == ["elaborate", "synthesize", "floor plan", "place and route, seed 1", "pack"]
-    assert [stage.name for stage in result.stages] == ["yosys", "nextpnr-ecp5", "nextpnr-ecp5", "ecppack"]
+    assert [stage.name for stage in result.stages] == ["yosys", *["nextpnr-ecp5"] * (ROUNDS + 1), "ecppack"]
     assert result.fmax_mhz >= 50
     assert "EHXPLL" in (tmp_path / "top.config").read_text(), (
         "the PLL makes another clock than the oscillator's"
