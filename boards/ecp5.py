@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hwattn.boards.board import Board
 from hwattn.boards.ecp5_die import Die, read_die
-from hwattn.boards.floorplan import Region, Site, near_sites, rough_sites
+from hwattn.boards.floorplan import Region, Site, near_sites
 from hwattn.boards.nextpnr import NAME, Effort, Netlist, Nextpnr
 
 _PLACE = re.compile(r"X(\d+)/Y(\d+)/")
@@ -56,15 +56,12 @@ _AREAS = {"LUT4": 1.0, "CCU2C": 2.0, "TRELLIS_DPR16X4": 6.0, "TRELLIS_FF": 0.0, 
 FULLEST = 0.57
 """Of a region's look-up tables a floor plan fills so many: wires need the rest."""
 
-ROUNDS = 2
-"""Of placing with the sites of the round before. For preset `digits-128` one led to 49.7 MHz by nextpnr's estimate, several to 52.9 MHz."""
-
 _SETTINGS = {"router2/currCongWeightMult": "1.3"}
 """nextpnr's, for designs that are hard to route: with its own 2.0 the weight of a conflict soon exceeds all others, and they cease to fall."""
 
 
 def plan(board: Board, netlist: Netlist, place: Callable[[Netlist], Netlist]) -> None:
-    """Give block RAMs sites: at first roughly, then near to where nextpnr places the rest of the design, `ROUNDS` times."""
+    """Give block RAMs sites near to where nextpnr places the rest of the design: at first spread over the die, then as it is."""
     cells = netlist["modules"][NAME]["cells"]
     die = read_die(board.device)
     blocks = sum(cell["type"] == _BLOCK_RAM for cell in cells.values())
@@ -73,20 +70,19 @@ def plan(board: Board, netlist: Netlist, place: Callable[[Netlist], Netlist]) ->
     area = sum(_AREAS.get(cell["type"], 0.0) for cell in cells.values())
     share = min(1.0, max(area / board.resources.lut / FULLEST, blocks / len(die.block_rams)))
     region = Region(die.columns[0], die.rows[0], share * len(die.columns), len(die.rows))
-    _give(netlist, rough_sites(cells, _AREAS, _BLOCK_RAM, die.block_rams, region))
-    for _ in range(ROUNDS):
-        _give(netlist, _near(place(netlist), die))
+    for spread in (region, None):
+        _give(netlist, _near(place(netlist), die, spread))
     netlist["modules"][NAME].setdefault("settings", {}).update(_SETTINGS)
 
 
-def _near(placed: Netlist, die: Die) -> dict[str, Site]:
+def _near(placed: Netlist, die: Die, region: Region | None) -> dict[str, Site]:
     """Return sites near to a placement."""
     cells = placed["modules"][NAME]["cells"]
     places = {}
     for name, cell in cells.items():
         if match := _PLACE.match(cell["attributes"].get("NEXTPNR_BEL", "")):
             places[name] = (int(match[1]), int(match[2]))
-    return near_sites(cells, places, _BLOCK_RAM, die.block_rams)
+    return near_sites(cells, places, _BLOCK_RAM, die.block_rams, region)
 
 
 def _give(netlist: Netlist, sites: dict[str, Site]) -> None:
