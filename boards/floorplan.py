@@ -94,40 +94,30 @@ def near_sites(
             total[held] += weight * at[others].mean(0)
             weights[held] += weight
     held = np.flatnonzero(weights)
-    assignment = _Assignment([names[cell] for cell in held], sites)
-    return assignment.named(assignment.nearest(total[held] / weights[held, None]))
+    names = [names[cell] for cell in held]
+    chosen = _assigned(names, total[held] / weights[held, None], sites)
+    return {name: sites[number] for name, number in zip(names, chosen, strict=True)}
 
 
-class _Assignment:
-    """Assigns memories to sites, so that they move little."""
-
-    def __init__(self, names: list[str], sites: Sequence[Site]) -> None:
-        self._names = names
-        self._sites = sites
-        self.places = np.array([(site.column, site.row) for site in sites], float).reshape(-1, 2)
-        # numbers in their names count the blocks of a memory
-        stems = [re.sub(r"\d+", "#", name) for name in names]
-        blocks = Counter(stems)
-        self._importance = np.array([1.0 if blocks[stem] >= LARGE_MEMORY else SMALL_FIRST for stem in stems])
-
-    def nearest(self, wanted: Floats) -> Numbers:
-        """Return the number of each memory's site, near to where it is `wanted`."""
-        distance = np.abs(wanted[:, None, :] - self.places[None]).sum(2)
-        # more than in proportion: none is to go far
-        _, chosen = linear_sum_assignment(self._importance[:, None] * distance**1.5)
-        return np.asarray(chosen)
-
-    def named(self, chosen: Numbers) -> dict[str, Site]:
-        """Return the site of each memory by its name."""
-        return {name: self._sites[number] for name, number in zip(self._names, chosen, strict=True)}
+def _assigned(names: Sequence[str], wanted: Floats, sites: Sequence[Site]) -> Numbers:
+    """Return the number of each memory's site, near to where it is `wanted`."""
+    places = np.array([(site.column, site.row) for site in sites], float)
+    # numbers in their names count the blocks of a memory
+    stems = [re.sub(r"\d+", "#", name) for name in names]
+    blocks = Counter(stems)
+    importance = np.array([1.0 if blocks[stem] >= LARGE_MEMORY else SMALL_FIRST for stem in stems])
+    distance = np.abs(wanted[:, None, :] - places[None]).sum(2)
+    # more than in proportion: none is to go far
+    _, chosen = linear_sum_assignment(importance[:, None] * distance**1.5)
+    return np.asarray(chosen)
 
 
-def _shares(values: Floats, areas: Floats) -> Floats:
-    """Return for each cell which share of the whole area lies before it, in order of its value: 0 to 1."""
+def _shares(values: Floats, counted: NDArray[np.bool_]) -> Floats:
+    """Return for each cell which share of those that are counted lies before it, in order of its value: 0 to 1."""
     order = np.argsort(values, kind="stable")
-    behind = np.cumsum(areas[order])
+    behind = np.cumsum(counted[order]) - counted[order] / 2
     shares = np.empty(len(values))
-    shares[order] = (behind - areas[order] / 2) / max(behind[-1], 1e-9) if len(values) else 0
+    shares[order] = behind / max(1, int(counted.sum()))
     return shares
 
 

@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hwattn.boards.board import boards, find_board
 from hwattn.boards.ecp5 import plan
 from hwattn.boards.ecp5_die import read_die
-from hwattn.boards.floorplan import LARGE_MEMORY, Region, Site, near_sites, rough_sites
+from hwattn.boards.floorplan import LARGE_MEMORY, Region, Site, near_sites
 from hwattn.boards.nextpnr import NAME, Netlist
 
-GROUPS, LOGIC, MEMORIES = 6, 60, 4
 SITES = [Site(f"{column}/{row}", column, row) for column in range(0, 40, 4) for row in (0, 10, 20, 30)]
 ECP5 = [name for name, board in boards().items() if board.flow == "ecp5"]
 
 
-def groups(logic: str, memory: str) -> dict[str, dict[str, Any]]:
-    """Groups of cells and memories with many wires within, and one from each to the next."""
-    nets = itertools.count(2)
-    chance = np.random.default_rng(1)
+def chain(logic: str, memory: str, count: int) -> dict[str, dict[str, Any]]:
+    """Return `count` cells, each connected to the next, and as many memories, each connected to one cell."""
     cells: dict[str, dict[str, Any]] = {}
-    for group in range(GROUPS):
-        for kind, count in ((logic, LOGIC), (memory, MEMORIES)):
-            for number in range(count):
-                name = f"{kind}_{'abcdef'[group]}_{'x' * number}"
-                cells[name] = {"type": kind, "connections": {"A": ["0"]}, "attributes": {}}
-
-    def connect(ends: list[str]) -> None:
-        net = next(nets)
-        for end in ends:
-            cells[end]["connections"]["A"].append(net)
-
-    names = list(cells)
-    size = LOGIC + MEMORIES
-    for group in range(GROUPS):
-        members = names[group * size : (group + 1) * size]
-        for member in members:
-            connect([member, *chance.choice(members, 2, replace=False)])
-        connect([members[0], names[(group + 1) * size % len(names)]])
+    for number in range(count):
+        # letters, because numbers count the blocks of one memory
+        name = chr(ord("a") + number)
+        nets = [10 + number, 11 + number, 1000 + number, "0"]
+        cells[f"logic {name}"] = {"type": logic, "connections": {"A": nets}, "attributes": {}}
+        cells[f"memory {name}"] = {"type": memory, "connections": {"A": [1000 + number]}, "attributes": {}}
     return cells
-
-
-def test_memories_of_a_group_lie_together() -> None:
-    cells = groups("LOGIC", "MEMORY")
-    sites = rough_sites(cells, {"LOGIC": 1.0}, "MEMORY", SITES, Region(0, 0, 40, 40))
-    assert sites.keys() == {name for name, cell in cells.items() if cell["type"] == "MEMORY"}
-    assert len({site.name for site in sites.values()}) == GROUPS * MEMORIES, "each its own"
-    at = {name: np.array([site.column, site.row]) for name, site in sites.items()}
-    within, between = [], []
-    for one, other in itertools.combinations(at, 2):
-        same = one.split("_")[1] == other.split("_")[1]
-        (within if same else between).append(np.abs(at[one] - at[other]).sum())
-    assert np.mean(within) < 0.65 * np.mean(between)
 
 
 def test_a_memory_goes_to_what_it_is_connected_to() -> None:
@@ -80,6 +50,19 @@ def test_a_memory_goes_to_what_it_is_connected_to() -> None:
     }
 
 
+def test_cells_in_a_corner_are_spread_over_the_region() -> None:
+    cells = chain("LOGIC", "MEMORY", 10)
+    places = dict.fromkeys(cells, (0, 0))
+    places |= {f"logic {chr(ord('a') + number)}": (number, number % 2) for number in range(10)}
+    sites = near_sites(cells, places, "MEMORY", SITES, Region(0, 0, 40, 40))
+    columns = [sites[f"memory {name}"].column for name in "abcdefghij"]
+    assert columns == sorted(columns)
+    assert (columns[0], columns[-1]) == (0, 36)
+    rows = [sites[f"memory {name}"].row for name in "abcdefghij"]
+    assert 0 in rows[0::2] and max(rows[0::2]) <= 20
+    assert 30 in rows[1::2] and min(rows[1::2]) >= 20
+
+
 def test_blocks_of_a_large_memory_give_way() -> None:
     """All want the same site."""
     names = [f"large_{number}" for number in range(LARGE_MEMORY)] + ["small"]
@@ -99,26 +82,27 @@ def test_sites_of_the_die_are_as_many_as_its_block_rams(name: str) -> None:
 
 def test_plan_of_a_netlist() -> None:
     board = find_board("ulx3s-25f")
-    netlist: Netlist = {"modules": {NAME: {"cells": groups("LUT4", "DP16KD")}}}
+    netlist: Netlist = {"modules": {NAME: {"cells": chain("LUT4", "DP16KD", 24)}}}
     cells = netlist["modules"][NAME]["cells"]
-    corner = {}
+    memories = [cell for cell in cells.values() if cell["type"] == "DP16KD"]
+    planned: list[bool] = []
 
-    def place(planned: Netlist) -> Netlist:
-        assert all("BEL" in cell["attributes"] for cell in cells.values() if cell["type"] == "DP16KD")
+    def place(netlist: Netlist) -> Netlist:
+        """Put all logic into one tile."""
+        planned.append(all("BEL" in cell["attributes"] for cell in memories))
         placed = {
             name: dict(cell, attributes={"NEXTPNR_BEL": "X6/Y25/SLICEA"}) for name, cell in cells.items()
         }
-        corner.update(placed)
         return {"modules": {NAME: {"cells": placed}}}
 
     plan(board, netlist, place)
-    assert corner, "placed between the rough plan and the final one"
+    assert planned == [False, True], "placed freely at first, then with sites"
     sites = {site.name: site for site in read_die(board.device).block_rams}
-    chosen = [sites[cell["attributes"]["BEL"]] for cell in cells.values() if cell["type"] == "DP16KD"]
-    assert len(set(chosen)) == len(chosen) == GROUPS * MEMORIES
-    nearest = sorted(sites.values(), key=lambda site: abs(site.column - 6) + abs(site.row - 25))
-    assert {site.name for site in chosen[:4]} <= {site.name for site in nearest[: 2 * len(chosen)]}
-    assert "BEL" not in next(iter(cells.values()))["attributes"], "logic is left to nextpnr"
+    chosen = {cell["attributes"]["BEL"] for cell in memories}
+    assert len(chosen) == len(memories)
+    nearest = sorted(sites, key=lambda name: abs(sites[name].column - 6) + abs(sites[name].row - 25))
+    assert chosen <= set(nearest[: len(chosen) + 2]), "around that tile, but for sites as near as the last"
+    assert not any("BEL" in cell["attributes"] for cell in cells.values() if cell["type"] == "LUT4")
     assert "router2/currCongWeightMult" in netlist["modules"][NAME]["settings"]
 
 
