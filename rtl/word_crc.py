@@ -31,8 +31,7 @@ SPARSE = {
 }
 """By bits of a word, a multiple of `POLYNOMIAL`: its exponents but for 0, the degree first.
 
-Found by search, the shortest of eight terms whose other exponents lie below the degree by a word or more, so that a word is folded in one
-step."""
+Found by search: eight terms, the others so far below the degree, a word or more, that a word is folded in one step."""
 
 
 class WordCrc(Component):
