@@ -50,9 +50,6 @@ def _options(board: Board) -> list[str]:
 
 _BLOCK_RAM = "DP16KD"
 
-_AREAS = {"LUT4": 1.0, "CCU2C": 2.0, "TRELLIS_DPR16X4": 6.0, "TRELLIS_FF": 0.0, "MULT18X18D": 0.0}
-"""In look-up tables; flip-flops lie beside them."""
-
 FULLEST = 0.57
 """Of a region's look-up tables a floor plan fills so many: wires need the rest."""
 
@@ -62,13 +59,11 @@ _SETTINGS = {"router2/currCongWeightMult": "1.3"}
 
 def plan(board: Board, netlist: Netlist, place: Callable[[Netlist], Netlist]) -> None:
     """Give block RAMs sites near to where nextpnr places the rest of the design: at first spread over the die, then as it is."""
-    cells = netlist["modules"][NAME]["cells"]
     die = read_die(board.device)
-    blocks = sum(cell["type"] == _BLOCK_RAM for cell in cells.values())
-    if blocks == 0:
+    counts = FLOW.count_cells(netlist)
+    if counts["ram"] == 0:
         return
-    area = sum(_AREAS.get(cell["type"], 0.0) for cell in cells.values())
-    share = min(1.0, max(area / board.resources.lut / FULLEST, blocks / len(die.block_rams)))
+    share = min(1.0, max(counts["lut"] / board.resources.lut / FULLEST, counts["ram"] / board.resources.ram))
     region = Region(die.columns[0], die.rows[0], share * len(die.columns), len(die.rows))
     for spread in (region, None):
         _give(netlist, _near(place(netlist), die, spread))
@@ -109,7 +104,7 @@ FLOW = Nextpnr(
     ),
     planner=plan,
     output=("--textcfg", f"{NAME}.config"),
-    # of the largest machine the static placer's estimate was 36 MHz, that of HeAP 41 to 50
+    # of the largest machine the static placer's estimate was 36 MHz, that of HeAP 41 to 56
     thorough_mhz=45,
     report_cells={
         "lut": {"TRELLIS_COMB": 1},

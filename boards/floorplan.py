@@ -87,7 +87,7 @@ def near_sites(
     total, weights = np.zeros((len(names), 2)), np.zeros(len(names))
     for ends in _nets(cells, names):
         others = ends[~is_memory[ends]]
-        if len(others) and len(ends) <= WIDE_NET:
+        if len(others):
             # a pin of a net of many says less
             weight = len(ends) ** -0.5
             held = ends[is_memory[ends]]
@@ -122,7 +122,7 @@ def _shares(values: Floats, counted: NDArray[np.bool_]) -> Floats:
 
 
 def _nets(cells: Cells, names: Sequence[str]) -> list[Numbers]:
-    """Return for each net which of the cells it connects."""
+    """Return for each net, but for wide ones, which of the cells it connects."""
     nets: dict[int, set[int]] = defaultdict(set)
     for number, name in enumerate(names):
         for bits in cells[name]["connections"].values():
