@@ -90,9 +90,7 @@ Progress = Callable[[str], None]
 
 
 Watch = Callable[[str], FailedError | None]
-"""Reads what a tool has printed so far; returns the error with which to stop it."""
-
-WATCH_SECONDS = 5.0
+"""Reads each line that a tool prints; returns the error with which to stop it."""
 
 
 def script_path(name: str) -> Path | None:
@@ -189,24 +187,22 @@ def _run(
     started = time.monotonic()
     stopped: FailedError | None = None
     with (folder / log).open("wb") as file:
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout
         try:
-            while True:
-                # beside the exit code, this tells the most memory that the process has held
-                looks_on = watch is not None and stopped is None
-                ended, status, usage = os.wait4(process.pid, os.WNOHANG if looks_on else 0)
-                if ended:
-                    break
-                assert watch
-                stopped = watch((folder / log).read_text(errors="replace"))
-                if stopped:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                if watch and not stopped and (stopped := watch(line.decode(errors="replace"))):
                     process.kill()
-                else:
-                    time.sleep(WATCH_SECONDS)
+            # beside the exit code, this tells the most memory that the process has held
+            _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             process.wait()
             raise
+        finally:
+            process.stdout.close()
     process.returncode = os.waitstatus_to_exitcode(status)
     text = (folder / log).read_text(errors="replace")
     result.stages.append(Stage(name, time.monotonic() - started, usage.ru_maxrss / 1024))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from hwattn.boards.board import Board
 from hwattn.boards.flow import Attempt, BuildResult, Progress, Usage, run_tool, run_yosys
-from hwattn.boards.nextpnr_log import NotRoutedError, hopeless, read_report
+from hwattn.boards.nextpnr_log import NotRoutedError, RouterWatch, read_report
 from hwattn.boards.top import BoardTop
 from hwattn.rtl.system import SerialMachine
 from hwattn.spec.config import AcceleratorConfig
@@ -269,7 +269,7 @@ class Nextpnr:
             "place_and_route.log",
             result,
             self.packages[0],
-            hopeless,
+            RouterWatch(),
         )
 
     def _plan(self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from hwattn.boards.flow import Attempt
@@ -20,9 +21,20 @@ class NotRoutedError(FailedError):
     """nextpnr does not come nearer to an end."""
 
 
-def hopeless(log: str) -> NotRoutedError | None:
-    """Return an error when router2, by its log, has long ceased to have fewer conflicts."""
-    conflicts = [int(count) for count in CONFLICTS.findall(log)]
+class RouterWatch:
+    """Stops router2 when it has long ceased to have fewer conflicts: called with each line that nextpnr prints."""
+
+    def __init__(self) -> None:
+        self._conflicts: list[int] = []
+
+    def __call__(self, line: str) -> NotRoutedError | None:
+        if match := CONFLICTS.search(line):
+            self._conflicts.append(int(match[1]))
+        return hopeless(self._conflicts)
+
+
+def hopeless(conflicts: Sequence[int]) -> NotRoutedError | None:
+    """Return an error when the numbers of conflicts, one of each iteration, have long ceased to fall."""
     least_conflicts = min(conflicts, default=0)
     if not least_conflicts:
         return None
