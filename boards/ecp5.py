@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from hwattn.boards.board import Board
 from hwattn.boards.ecp5_die import Die, read_die
+from hwattn.boards.ecp5_resets import promote_resets
 from hwattn.boards.floorplan import Region, Site, near_sites
 from hwattn.boards.nextpnr import NAME, Effort, Netlist, Nextpnr
 
@@ -103,6 +104,7 @@ FLOW = Nextpnr(
         Effort(("--placer", "heap", "--placer-heap-timingweight", "25", "--router", "router2"), planned=True),
     ),
     planner=plan,
+    finish=promote_resets,
     output=("--textcfg", f"{NAME}.config"),
     # of the largest machine the static placer's estimate was 36 MHz, that of HeAP 41 to 56
     thorough_mhz=45,

@@ -95,6 +95,8 @@ class Nextpnr:
         As `synthesis`, without what may fail inside Yosys; empty where there is none.
     planner : Planner, optional
         Of efforts that are planned.
+    finish : callable, optional
+        Changes Yosys's netlist before it is placed.
     """
 
     program: str
@@ -113,6 +115,7 @@ class Nextpnr:
     timing_note: str = ""
     plain_synthesis: str = ""
     planner: Planner | None = None
+    finish: Callable[[Netlist], None] | None = None
 
     def build(
         self,
@@ -197,7 +200,12 @@ class Nextpnr:
             beside = pool.submit(meanwhile)
             self._map(lines, folder, result, progress)
             beside.result()
-        counts = self.count_cells(json.loads((folder / f"{NAME}.json").read_text()))
+        path = folder / f"{NAME}.json"
+        netlist = json.loads(path.read_text())
+        if self.finish:
+            self.finish(netlist)
+            path.write_text(json.dumps(netlist))
+        counts = self.count_cells(netlist)
         have = dataclasses.asdict(board.resources)
         result.resources = {name: Usage(used, have[name]) for name, used in counts.items()}
         _check_fit(board, counts, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from amaranth.back import rtlil
 from echo import Echo
 
-from hwattn.boards import flow, nextpnr
+from hwattn.boards import ecp5_resets, flow, nextpnr
 from hwattn.boards.board import Board, find_board
 from hwattn.boards.ecp5 import FLOW
 from hwattn.boards.flow import BuildResult, Usage, run_tool, run_yosys
@@ -313,16 +314,19 @@ def test_a_missing_tool_is_refused(tmp_path: Path) -> None:
         run_tool("no-such-tool", [], tmp_path, "log", BuildResult(), "some-package")
 
 
-def test_a_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
+def test_a_small_design_becomes_a_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as if it were large
+    monkeypatch.setattr(ecp5_resets, "LARGE_RESET", 50)
     stages: list[str] = []
     board = BOARD.at_clock(50.0)
     result = FLOW.build(board, cast(SerialMachine, Echo(board)), tmp_path, 1, stages.append)
     assert stages == ["elaborate", "synthesize", "floor plan", "place and route, seed 1", "pack"]
     assert [stage.name for stage in result.stages] == ["yosys", *["nextpnr-ecp5"] * 3, "ecppack"]
     assert result.fmax_mhz >= 50
-    assert "EHXPLL" in (tmp_path / "top.config").read_text(), (
-        "the PLL makes another clock than the oscillator's"
-    )
+    config = (tmp_path / "top.config").read_text()
+    assert "EHXPLL" in config, "the PLL makes another clock than the oscillator's"
+    lines = set(re.findall(r"arc: \S+ G_HPBX(\d\d)00", config))
+    assert lines == {"00", "01"}, "of the clock network, for the clock and for the reset"
     assert result.critical_path
     used = {name: usage.used for name, usage in result.resources.items()}
     assert used["lut"] > 100
