@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hwattn.boards.board import Board
 from hwattn.boards.ecp5_die import Die, read_die
-from hwattn.boards.ecp5_resets import promote_resets
+from hwattn.boards.ecp5_resets import add_reset_paths, promote_resets
 from hwattn.boards.floorplan import Region, Site, near_sites
 from hwattn.boards.nextpnr import NAME, Effort, Netlist, Nextpnr
 
@@ -105,6 +105,7 @@ FLOW = Nextpnr(
     ),
     planner=plan,
     finish=promote_resets,
+    mend=add_reset_paths,
     output=("--textcfg", f"{NAME}.config"),
     # of the largest machine the static placer's estimate was 36 MHz, that of HeAP 41 to 56
     thorough_mhz=45,

@@ -2,6 +2,8 @@
 
 A wire to thousands of registers takes a quarter of the die's wires near it, and 14 ns; Lattice's clock network has outlets to the resets of the
 registers too (FPGA-TN-02200, primary clocks), which all are as far away.
+
+nextpnr takes the clock network's nets for wires without delay, resets as well as clocks; `add_reset_paths` mends its report.
 """
 
 from __future__ import annotations
@@ -16,6 +18,14 @@ LARGE_RESET = 1000
 
 MOST_RESETS = 4
 """Of the eight lines of the clock network that reach logic."""
+
+NETWORK_NS = 5.0
+"""Time from a clock buffer to the resets of registers: assumed, about as long as a wire of 40 tiles; neither nextpnr nor Trellis knows it."""
+
+SETUP_NS = 0.42
+"""Of a register's reset, in nextpnr's reports for the slowest speed grade."""
+
+_BUFFER = "reset_buffer_"
 
 
 def promote_resets(netlist: Netlist) -> None:
@@ -39,13 +49,38 @@ def promote_resets(netlist: Netlist) -> None:
     for number, (_, net) in enumerate(sorted(large, reverse=True)[:MOST_RESETS]):
         for cell in registers[net]:
             cell["connections"]["LSR"] = [free + number]
-        cells[f"reset_buffer_{number}"] = {
+        cells[f"{_BUFFER}{number}"] = {
             "type": "DCCA",
             "parameters": {},
             "attributes": {},
             "port_directions": {"CLKI": "input", "CLKO": "output"},
             "connections": {"CLKI": [net], "CLKO": [free + number]},
         }
+
+
+def add_reset_paths(report: dict[str, Any]) -> None:
+    """Count the time that resets take on the clock network.
+
+    Parameters
+    ----------
+    report : dict
+        nextpnr's, detailed. The clocks that such a reset allows are lowered where it is slower than all other paths, and it becomes one
+        of the critical paths. The details are taken out.
+    """
+    for net in report.pop("detailed_net_timings", []):
+        if not net["driver"].startswith(_BUFFER):
+            continue
+        last = max(net["endpoints"], key=lambda endpoint: max(endpoint["delay"]))
+        delay, event = max(last["delay"]) + NETWORK_NS + SETUP_NS, last["event"]
+        clock = report["fmax"][event.split()[-1]]
+        clock["achieved"] = min(clock["achieved"], 1000 / delay)
+        step = {
+            "delay": delay,
+            "from": {"cell": net["driver"], "port": "CLKO"},
+            "to": last,
+            "type": "routing",
+        }
+        report["critical_paths"].append({"from": event, "to": event, "path": [step]})
 
 
 def _bits(cells: dict[str, Any]) -> set[int]:

@@ -97,6 +97,8 @@ class Nextpnr:
         Of efforts that are planned.
     finish : callable, optional
         Changes Yosys's netlist before it is placed.
+    mend : callable, optional
+        Adds to nextpnr's detailed report what it leaves out.
     """
 
     program: str
@@ -116,6 +118,7 @@ class Nextpnr:
     plain_synthesis: str = ""
     planner: Planner | None = None
     finish: Callable[[Netlist], None] | None = None
+    mend: Callable[[dict[str, Any]], None] | None = None
 
     def build(
         self,
@@ -245,14 +248,15 @@ class Nextpnr:
                 planned = True
             netlist = _PLANNED if effort.planned else f"{NAME}.json"
             progress(f"place and route, seed {chosen}")
-            arguments = [*self.output, "--report", "place_and_route.json", *effort.options]
+            detailed = ["--detailed-timing-report"] * bool(self.mend)
+            arguments = [*self.output, "--report", "place_and_route.json", *detailed, *effort.options]
             try:
                 self._run(board, folder, netlist, chosen, arguments, result)
             except NotRoutedError as error:
                 progress(f"not routed: {error.found}")
                 failure = error
                 continue
-            report = json.loads((folder / "place_and_route.json").read_text())
+            report = self._report(folder)
             attempt = read_report(report, chosen, str(effort))
             result.attempts.append(attempt)
             result.resources = self._used(board, report)
@@ -279,6 +283,15 @@ class Nextpnr:
             self.packages[0],
             RouterWatch(),
         )
+
+    def _report(self, folder: Path) -> dict[str, Any]:
+        """Return nextpnr's report, mended."""
+        path = folder / "place_and_route.json"
+        report: dict[str, Any] = json.loads(path.read_text())
+        if self.mend:
+            self.mend(report)
+            path.write_text(json.dumps(report))
+        return report
 
     def _plan(self, board: Board, folder: Path, seed: int, result: BuildResult, progress: Progress) -> None:
         """Write the netlist with sites for some of its cells."""

@@ -327,6 +327,9 @@ def test_a_small_design_becomes_a_bitstream(tmp_path: Path, monkeypatch: pytest.
     assert "EHXPLL" in config, "the PLL makes another clock than the oscillator's"
     lines = set(re.findall(r"arc: \S+ G_HPBX(\d\d)00", config))
     assert lines == {"00", "01"}, "of the clock network, for the clock and for the reset"
+    report = json.loads((tmp_path / "place_and_route.json").read_text())
+    ends = [path["path"][0]["from"]["cell"] for path in report["critical_paths"]]
+    assert "reset_buffer_0" in ends, "nextpnr leaves it out"
     assert result.critical_path
     used = {name: usage.used for name, usage in result.resources.items()}
     assert used["lut"] > 100

@@ -5,8 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hwattn.boards.ecp5_resets import LARGE_RESET, MOST_RESETS, promote_resets
+import pytest
+
+from hwattn.boards.ecp5_resets import (
+    LARGE_RESET,
+    MOST_RESETS,
+    NETWORK_NS,
+    SETUP_NS,
+    add_reset_paths,
+    promote_resets,
+)
 from hwattn.boards.nextpnr import NAME, Netlist
+from hwattn.boards.nextpnr_log import read_report
 
 CLOCK, FIRST_RESET, FIRST_DATA = 2, 10, 1000
 
@@ -84,3 +94,43 @@ def test_small_designs_stay_as_they_are() -> None:
     before = copy.deepcopy(netlist)
     promote_resets(netlist)
     assert netlist == before
+
+
+def detailed_report(*delays: float) -> dict[str, Any]:
+    """Return what nextpnr writes of a design that reaches 50 MHz, with a reset that is at its buffer after each of `delays`."""
+    edge = "posedge $glbnet$clk"
+
+    def net(driver: str, at: float) -> dict[str, Any]:
+        ends = [
+            {"cell": "early", "port": "LSR", "delay": [at - 1, at - 0.5], "event": edge},
+            {"cell": "late", "port": "LSR", "delay": [at - 0.5, at], "event": edge},
+        ]
+        return {"driver": driver, "port": "CLKO", "net": "reset", "event": edge, "endpoints": ends}
+
+    start, end = {"cell": "a", "port": "Q"}, {"cell": "b", "port": "DI"}
+    return {
+        "fmax": {"$glbnet$clk": {"achieved": 50.0, "constraint": 40.0}},
+        "critical_paths": [{"from": edge, "to": edge, "path": [{"delay": 20.0, "from": start, "to": end}]}],
+        "detailed_net_timings": [
+            net("other", 99.0),
+            *(net(f"reset_buffer_{number}", at) for number, at in enumerate(delays)),
+        ],
+    }
+
+
+@pytest.mark.parametrize("delays", [(), (3.0,), (3.0, 19.9 - NETWORK_NS - SETUP_NS)])
+def test_a_quick_reset_changes_nothing(delays: tuple[float, ...]) -> None:
+    report = detailed_report(*delays)
+    add_reset_paths(report)
+    attempt = read_report(report, 1, "")
+    assert attempt.fmax_mhz == 50.0
+    assert attempt.critical_path == ["a", "b"]
+    assert "detailed_net_timings" not in report
+
+
+def test_a_reset_that_is_slower_than_all_else_sets_the_clock() -> None:
+    report = detailed_report(3.0, 25.0 - NETWORK_NS - SETUP_NS)
+    add_reset_paths(report)
+    attempt = read_report(report, 1, "")
+    assert attempt.fmax_mhz == pytest.approx(40.0)
+    assert attempt.critical_path == ["reset_buffer_1", "late"]
