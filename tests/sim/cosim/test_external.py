@@ -100,6 +100,17 @@ def test_the_speed_of_memory_changes_no_bit(small: tuple[Program, Images], memor
     assert result.findings.runs[1].outputs == {name: value[0].tolist() for name, value in outputs.items()}
 
 
+def test_a_reset_run_leaves_nothing_behind(
+    small: tuple[Program, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, images = small
+    monkeypatch.setattr(session, "TESTBENCH", "tb_reset")
+    several = np.concatenate([images] * 6)
+    result = simulate(program, several, [0, 1], stepped=0, memory=ExternalMemory(latency=40, stall=60))
+    assert result.bit_exact
+    assert len(result.findings.runs) == 12
+
+
 def test_memory_that_is_slower_costs_cycles(small: tuple[Program, Images]) -> None:
     program, images = small
     fast, slow = (

@@ -149,6 +149,16 @@ def test_icarus() -> None:
     assert_exact(program, images, simulate(program, images, [1], "icarus", whole=0), [1])
 
 
+def test_a_reset_run_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, images = tiny(5)
+    expected = simulate(program, images, [0, 1], stepped=0)
+    monkeypatch.setattr(session, "TESTBENCH", "tb_reset")
+    result = simulate(program, images, [0, 1], stepped=0)
+    assert result.bit_exact
+    assert result.findings.runs == expected.findings.runs, "the same outputs and counters, to the cycle"
+    assert result.findings.simulated_cycles > expected.findings.simulated_cycles
+
+
 def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     program, images = tiny(1)
     monkeypatch.setattr(session, "TESTBENCH", "tb_wrong_weight")
