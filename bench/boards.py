@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ RUNS: dict[str, list[str]] = {
     "tang-primer-20k": ["--empty", "--board", "tang-primer-20k"],
     "colorlight-i5": ["--empty", "--board", "colorlight-i5"],
     "ulx3s-25f": ["--empty", "--board", "ulx3s-25f"],
+    "ulx3s-25f, bundled model": ["digits", "--board", "ulx3s-25f", "--config", "sdram-micro"],
     "orangecrab-25f": ["--empty", "--board", "orangecrab-25f"],
     "ulx3s-45f": ["digits", "--board", "ulx3s-45f"],
     "colorlight-i9": ["digits", "--board", "colorlight-i9"],
@@ -36,6 +38,7 @@ RUNS: dict[str, list[str]] = {
     "ulx3s-85f, 128 multipliers": [
         *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--clock", "50"),
     ],
+    "ulx3s-85f, DeiT-Tiny": ["deit-tiny", "--board", "ulx3s-85f", "--config", "deit-tiny-sdram"],
     "orangecrab-85f": ["digits", "--board", "orangecrab-85f"],
     "ecpix5-85f": ["digits", "--board", "ecpix5-85f"],
     "pynq-z2": ["digits", "--board", "pynq-z2"],
@@ -81,7 +84,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
         )
     seconds = time.monotonic() - started
     report = json.loads(done.stdout) if done.stdout.strip() else {}
-    row: dict[str, Any] = {"command": " ".join(["hwattn build", *arguments])}
+    row: dict[str, Any] = {"command": " ".join(["hwattn build", *arguments]), **state()}
     if done.returncode:
         return row | {"error": report.get("error", {}).get("found", f"ended with code {done.returncode}")}
     names = [
@@ -99,6 +102,14 @@ def run(arguments: list[str]) -> dict[str, Any]:
         "stages",
     ]
     return row | {name: report[name] for name in names} | {"seconds": seconds}
+
+
+def state() -> dict[str, str]:
+    """Return today's date and the commit that lies here."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return {"date": datetime.now(UTC).date().isoformat(), "commit": commit.stdout.strip()}
 
 
 def reached(row: dict[str, Any]) -> str:
@@ -122,12 +133,13 @@ def table() -> str:
     if not rows:
         return "No row yet: run `make boards`."
     lines = [
-        "| board | holds | multipliers | LUT | FF | DSP | RAM | clock wanted | reached | latency | build | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| board | holds | multipliers | LUT | FF | DSP | RAM | clock wanted | reached | latency | build | memory | of |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
+        made = f"{row['date']}, {row['commit']}"
         if "error" in row:
-            lines.append(f"| {name} | {row['command']}: {row['error']} | | | | | | | | | | |")
+            lines.append(f"| {name} | {row['command']}: {row['error']} | | | | | | | | | | | {made} |")
             continue
         shares = [
             f"{entry['used']:,} ({entry['used'] / entry['available']:.0%})"
@@ -145,6 +157,7 @@ def table() -> str:
             latency,
             f"{row['seconds']:.0f} s",
             f"{memory:.0f} MiB",
+            made,
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
