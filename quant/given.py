@@ -10,18 +10,8 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import (
-    Activation,
-    Base,
-    Grid,
-    ImageBase,
-    LinearBase,
-    MixtureBase,
-    PatchBase,
-    RowsBase,
-    Scores,
-    Steps,
-)
+from hwattn.quant.onnx_bases import Base, ImageBase, LinearBase, MixtureBase, PatchBase, RowsBase, Steps
+from hwattn.quant.onnx_values import Activation, Grid, Scores
 from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.pointwise import affine, recognize
 from hwattn.quant.patterns.rounding import along

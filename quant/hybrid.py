@@ -11,24 +11,12 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from hwattn.quant.onnx_bases import AddBase, AttentionBase, Base, LinearBase, PatchBase, RowsBase
 from hwattn.quant.onnx_file import OnnxModel
 from hwattn.quant.onnx_graph import reachable
 from hwattn.quant.onnx_interpreter import ATTENTION, PRODUCTS, Walk, walk
 from hwattn.quant.onnx_parts import extract
-from hwattn.quant.onnx_values import (
-    Activation,
-    AddBase,
-    AttentionBase,
-    Base,
-    Foreign,
-    Known,
-    LinearBase,
-    PatchBase,
-    Refusal,
-    RowsBase,
-    Unknown,
-    Value,
-)
+from hwattn.quant.onnx_values import Activation, Foreign, Known, Refusal, Unknown, Value
 from hwattn.quant.patterns.context import shape_of
 from hwattn.quant.ports import Port, port_of
 from hwattn.spec.host import HostPart

@@ -11,10 +11,7 @@ import numpy as np
 from hwattn.quant.counting import arrays_of, count_macs, count_parameters
 from hwattn.quant.given import Given, given_of
 from hwattn.quant.hybrid import Cut, cuts
-from hwattn.quant.onnx_file import NO_CHANGES, Changes, OnnxModel, read_onnx
-from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
-from hwattn.quant.onnx_interpreter import Walk, walk
-from hwattn.quant.onnx_values import (
+from hwattn.quant.onnx_bases import (
     AddBase,
     AttentionBase,
     Base,
@@ -22,10 +19,12 @@ from hwattn.quant.onnx_values import (
     MixtureBase,
     NormBase,
     PatchBase,
-    Refusal,
     RowsBase,
-    Unknown,
 )
+from hwattn.quant.onnx_file import NO_CHANGES, Changes, OnnxModel, read_onnx
+from hwattn.quant.onnx_graph import make_nodes, name_bases, reachable
+from hwattn.quant.onnx_interpreter import Walk, walk
+from hwattn.quant.onnx_values import Refusal, Unknown
 from hwattn.quant.patterns.context import shape_of
 from hwattn.quant.patterns.folding import describe
 from hwattn.quant.patterns.tokens import Tokens

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hwattn.quant.onnx_values import (
+from hwattn.quant.onnx_bases import (
     AddBase,
     AttentionBase,
     Base,
@@ -16,9 +16,9 @@ from hwattn.quant.onnx_values import (
     MixtureBase,
     NormBase,
     PatchBase,
-    Refusal,
     RowsBase,
 )
+from hwattn.quant.onnx_values import Refusal
 from hwattn.spec.graph import (
     Add,
     Attention,

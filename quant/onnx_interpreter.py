@@ -10,23 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import Base, ConvBase, ImageBase, PatchBase
 from hwattn.quant.onnx_file import MAX_IMAGE, OnnxModel
 from hwattn.quant.onnx_handlers import DEFAULT_REMEDY, HANDLERS, Handler
 from hwattn.quant.onnx_selections import Places, Selected
-from hwattn.quant.onnx_values import (
-    Activation,
-    Base,
-    ConvBase,
-    Foreign,
-    ImageBase,
-    Known,
-    PatchBase,
-    Quantized,
-    Refusal,
-    Routed,
-    Unknown,
-    Value,
-)
+from hwattn.quant.onnx_values import Activation, Foreign, Known, Quantized, Refusal, Routed, Unknown, Value
 from hwattn.quant.patterns import (
     linear,
     microsoft,

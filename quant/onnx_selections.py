@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Activation, Base, Float, GateBase, Index, LinearBase, Routed
+from hwattn.quant.onnx_bases import Base, Float, GateBase, LinearBase
+from hwattn.quant.onnx_values import Activation, Index, Routed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwattn.quant.onnx_values import Activation, Base, GateBase, Refusal, Value
+from hwattn.quant.onnx_bases import Base, GateBase
+from hwattn.quant.onnx_values import Activation, Refusal, Value
 from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.tokens import tokens_of
 

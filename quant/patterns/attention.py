@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Activation, AttentionBase, Base, Index, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_bases import AttentionBase, Base
+from hwattn.quant.onnx_values import Activation, Index, Known, Refusal, Scores, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.folding import describe
 from hwattn.quant.patterns.pointwise import affine

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from hwattn.quant.host import open_session
+from hwattn.quant.onnx_bases import Base
 from hwattn.quant.onnx_values import (
     Activation,
-    Base,
     Foreign,
     Grid,
     Index,

@@ -6,22 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import AddBase, Base, ConvBase, GateBase, MixtureBase
 from hwattn.quant.onnx_selections import ExpertsBase
-from hwattn.quant.onnx_values import (
-    Activation,
-    AddBase,
-    Base,
-    ConvBase,
-    GateBase,
-    Known,
-    MixtureBase,
-    Moment,
-    NaNTest,
-    Refusal,
-    Scores,
-    Total,
-    Value,
-)
+from hwattn.quant.onnx_values import Activation, Known, Moment, NaNTest, Refusal, Scores, Total, Value
 from hwattn.quant.patterns import attention, experts, layernorm, mixture
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.folding import fold

@@ -11,19 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import Base, Float, GateBase, LinearBase, MixtureBase
 from hwattn.quant.onnx_selections import Choice, ExpertsBase, Gathered
-from hwattn.quant.onnx_values import (
-    Activation,
-    Base,
-    Float,
-    GateBase,
-    Index,
-    Known,
-    LinearBase,
-    MixtureBase,
-    Refusal,
-    Value,
-)
+from hwattn.quant.onnx_values import Activation, Index, Known, Refusal, Value
 from hwattn.quant.patterns import mixture
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.folding import fold, with_experts

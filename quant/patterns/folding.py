@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_selections import ExpertsBase
-from hwattn.quant.onnx_values import (
+from hwattn.quant.onnx_bases import (
     Base,
     ConvBase,
     GateBase,
@@ -17,9 +16,10 @@ from hwattn.quant.onnx_values import (
     MixtureBase,
     NormBase,
     PatchBase,
-    Refusal,
     Steps,
 )
+from hwattn.quant.onnx_selections import ExpertsBase
+from hwattn.quant.onnx_values import Refusal
 from hwattn.quant.patterns.context import Context
 
 Vector = NDArray[np.floating]

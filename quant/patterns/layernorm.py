@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Activation, Known, Moment, NormBase, Refusal, Value
+from hwattn.quant.onnx_bases import NormBase
+from hwattn.quant.onnx_values import Activation, Known, Moment, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.pointwise import GRID
 from hwattn.quant.patterns.tokens import placed, tokens_of, tokenwise

@@ -8,16 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import (
-    Activation,
-    ConvBase,
-    ImageBase,
-    Known,
-    LinearBase,
-    Refusal,
-    Steps,
-    Value,
-)
+from hwattn.quant.onnx_bases import ConvBase, ImageBase, LinearBase, Steps
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.elementwise import binary
 from hwattn.quant.patterns.folding import describe

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import GateBase
 from hwattn.quant.onnx_selections import Choice, Mask, Places, Selection, Weighed
-from hwattn.quant.onnx_values import Activation, GateBase, Known, Refusal, Value
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Value
 from hwattn.quant.patterns import views
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.mixture import choice_of, in_columns, same_choice, scattered

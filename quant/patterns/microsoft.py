@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from hwattn.quant.onnx_values import Activation, GateBase, Known, MixtureBase, Refusal, Value
+from hwattn.quant.onnx_bases import GateBase, MixtureBase
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Value
 from hwattn.quant.patterns import attention, elementwise, linear, products
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.mixture import check_expert, layer, linear_gate

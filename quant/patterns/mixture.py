@@ -6,19 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import AddBase, Base, GateBase, LinearBase, MixtureBase
 from hwattn.quant.onnx_selections import Choice
-from hwattn.quant.onnx_values import (
-    Activation,
-    AddBase,
-    Base,
-    GateBase,
-    Known,
-    LinearBase,
-    MixtureBase,
-    Refusal,
-    Total,
-    Value,
-)
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Total, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.tokens import Tokens, select_tokens, tokens_of, tokenwise
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx
 
+from hwattn.quant.onnx_bases import GateBase
 from hwattn.quant.onnx_selections import ExpertsBase, Gathered
-from hwattn.quant.onnx_values import Activation, GateBase, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Scores, Value
 from hwattn.quant.patterns import attention, experts, linear
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import LinearBase, MixtureBase
 from hwattn.quant.onnx_selections import ExpertsBase, Places, Selected, Selection
-from hwattn.quant.onnx_values import Activation, Known, LinearBase, MixtureBase, Refusal, Value
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute
 from hwattn.quant.patterns.elementwise import binary
 from hwattn.quant.patterns.mixture import same_choice

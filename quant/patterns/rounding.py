@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hwattn.quant.onnx_values import Grid, Known, Quantized, Refusal, Steps, Value
+from hwattn.quant.onnx_bases import Steps
+from hwattn.quant.onnx_values import Grid, Known, Quantized, Refusal, Value
 from hwattn.quant.patterns.context import Context, attribute, shape_of
 
 OPERATORS = frozenset(["QuantizeLinear", "DequantizeLinear"])

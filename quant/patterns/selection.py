@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwattn.quant.onnx_bases import GateBase
 from hwattn.quant.onnx_selections import Mask, Places, Selected, Selection
-from hwattn.quant.onnx_values import Activation, GateBase, Known, Refusal, Value
+from hwattn.quant.onnx_values import Activation, Known, Refusal, Value
 from hwattn.quant.patterns import views
 from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.mixture import same_choice, scattered

@@ -6,18 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hwattn.quant.onnx_bases import Base, ConvBase, LinearBase, MixtureBase, PatchBase, RowsBase
 from hwattn.quant.onnx_selections import ExpertsBase
-from hwattn.quant.onnx_values import (
-    Activation,
-    Base,
-    ConvBase,
-    Index,
-    LinearBase,
-    MixtureBase,
-    PatchBase,
-    Refusal,
-    RowsBase,
-)
+from hwattn.quant.onnx_values import Activation, Index, Refusal
 from hwattn.quant.patterns.context import Context
 from hwattn.quant.patterns.folding import activated, describe, fold
 from hwattn.quant.patterns.pointwise import affine, recognize

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from hwattn.quant.onnx_values import Activation, ConvBase, Float, Index, Known, Refusal, Scores, Value
+from hwattn.quant.onnx_bases import ConvBase, Float
+from hwattn.quant.onnx_values import Activation, Index, Known, Refusal, Scores, Value
 from hwattn.quant.patterns import experts
 from hwattn.quant.patterns.context import Context, attribute
 
