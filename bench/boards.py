@@ -26,7 +26,6 @@ RUNS: dict[str, list[str]] = {
     "tang-primer-20k": ["--empty", "--board", "tang-primer-20k"],
     "colorlight-i5": ["--empty", "--board", "colorlight-i5"],
     "ulx3s-25f": ["--empty", "--board", "ulx3s-25f"],
-    "ulx3s-25f, bundled model": ["digits", "--board", "ulx3s-25f", "--config", "sdram-micro"],
     "orangecrab-25f": ["--empty", "--board", "orangecrab-25f"],
     "ulx3s-45f": ["digits", "--board", "ulx3s-45f"],
     "colorlight-i9": ["digits", "--board", "colorlight-i9"],
