@@ -31,9 +31,6 @@ RUNS: dict[str, list[str]] = {
     "colorlight-i9": ["digits", "--board", "colorlight-i9"],
     "ecpix5-45f": ["digits", "--board", "ecpix5-45f"],
     "ulx3s-85f": ["digits", "--board", "ulx3s-85f"],
-    "ulx3s-85f, 64 multipliers": [
-        *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--set", "rows=4", "--clock", "40"),
-    ],
     "ulx3s-85f, 128 multipliers": [
         *("digits", "--board", "ulx3s-85f", "--config", "digits-128", "--clock", "50"),
     ],
