@@ -9,6 +9,7 @@ nextpnr takes the clock network's nets for wires without delay, resets as well a
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 from hwattn.boards.nextpnr import NAME, Netlist
@@ -45,7 +46,7 @@ def promote_resets(netlist: Netlist) -> None:
         ):
             registers[reset].append(cell)
     large = [(len(users), net) for net, users in registers.items() if len(users) >= LARGE_RESET]
-    free = 1 + max(_bits(cells), default=1)
+    free = 1 + max(_nets(netlist["modules"][NAME]), default=1)
     for number, (_, net) in enumerate(sorted(large, reverse=True)[:MOST_RESETS]):
         for cell in registers[net]:
             cell["connections"]["LSR"] = [free + number]
@@ -83,12 +84,8 @@ def add_reset_paths(report: dict[str, Any]) -> None:
         report["critical_paths"].append({"from": event, "to": event, "path": [step]})
 
 
-def _bits(cells: dict[str, Any]) -> set[int]:
-    """Return the numbers of all nets at cells."""
-    return {
-        bit
-        for cell in cells.values()
-        for bits in cell["connections"].values()
-        for bit in bits
-        if isinstance(bit, int)
-    }
+def _nets(module: dict[str, Any]) -> set[int]:
+    """Return the numbers of all nets of a module, those that nothing is connected to included."""
+    connected = (bits for cell in module["cells"].values() for bits in cell["connections"].values())
+    named = (net["bits"] for net in module["netnames"].values())
+    return {bit for bits in chain(connected, named) for bit in bits if isinstance(bit, int)}

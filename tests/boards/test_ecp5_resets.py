@@ -18,7 +18,7 @@ from hwattn.boards.ecp5_resets import (
 from hwattn.boards.nextpnr import NAME, Netlist
 from hwattn.boards.nextpnr_log import read_report
 
-CLOCK, FIRST_RESET, FIRST_DATA = 2, 10, 1000
+CLOCK, FIRST_RESET, FIRST_DATA, UNUSED = 2, 10, 1000, 99_999
 
 
 def netlist_of(*groups: int) -> Netlist:
@@ -42,7 +42,8 @@ def netlist_of(*groups: int) -> Netlist:
                 "Q": [source],
             },
         }
-    return {"modules": {NAME: {"cells": cells, "ports": {}, "netnames": {}}}}
+    names = {"unused": {"bits": [UNUSED, "x"]}}
+    return {"modules": {NAME: {"cells": cells, "netnames": names}}}
 
 
 def following(number: int, count: int, groups: int) -> int:
@@ -79,6 +80,7 @@ def test_large_resets_go_through_buffers() -> None:
         net for cell in before["modules"][NAME]["cells"].values() for (net,) in cell["connections"].values()
     }
     assert taken.isdisjoint(through.values())
+    assert UNUSED not in through.values(), "a name, though nothing is connected to it"
 
 
 def test_only_so_many_as_the_clock_network_carries() -> None:
