@@ -137,7 +137,8 @@ class Yosys:
             (folder / f"{name}.log").write_text(self.message)
             raise FailedError("yosys ended with code 1", "a clean run", f"it says:\n{self.message}")
         (folder / f"{name}.log").write_text("End of script.")
-        (folder / f"{NAME}.json").write_text(json.dumps({"modules": {NAME: {"cells": {}}}}))
+        empty = {"modules": {NAME: {"cells": {}, "netnames": {}}}}
+        (folder / f"{NAME}.json").write_text(json.dumps(empty))
 
 
 def test_where_yosys_crashes_the_plain_way_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
