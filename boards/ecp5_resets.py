@@ -1,7 +1,7 @@
 """Resets of large designs on an ECP5's clock network, where nextpnr itself puts nothing but clocks.
 
-A wire to thousands of registers takes a quarter of the die's wires near it, and 14 ns; Lattice's clock network has outlets to the resets of the
-registers too (FPGA-TN-02200, primary clocks), which all are as far away.
+A wire to thousands of registers takes a general wire in every tile, and 14 ns to the farthest. Eight lines of the clock network lead into local
+wires of every tile too (``G_HPBX0000`` to ``0700`` in Trellis's database), from where it is a short way to the resets.
 
 nextpnr takes the clock network's nets for wires without delay, resets as well as clocks; `add_reset_paths` mends its report.
 """
@@ -21,7 +21,7 @@ MOST_RESETS = 4
 """Of the eight lines of the clock network that reach logic."""
 
 NETWORK_NS = 5.0
-"""Time from a clock buffer to the resets of registers: assumed, about as long as a wire of 40 tiles; neither nextpnr nor Trellis knows it."""
+"""Time from a clock buffer to the resets of registers: assumed, as long as nextpnr takes a wire of 34 tiles to be; neither nextpnr nor Trellis knows it."""
 
 SETUP_NS = 0.42
 """Of a register's reset, in nextpnr's reports for the slowest speed grade."""

@@ -24,9 +24,9 @@ CLOCK, FIRST_RESET, FIRST_DATA, UNUSED = 2, 10, 1000, 99_999
 def netlist_of(*groups: int) -> Netlist:
     """Return a ring of registers: of each group with the same reset, and one without; each reset comes from a register of the ring."""
     cells: dict[str, Any] = {}
-    resets: list[Any] = [f"{FIRST_RESET + group}" for group, size in enumerate(groups) for _ in range(size)]
-    count = len(resets) + 1
-    for number, reset in enumerate([*resets, "0"]):
+    nets: list[int | str] = [FIRST_RESET + group for group, size in enumerate(groups) for _ in range(size)]
+    count = len(nets) + 1
+    for number, reset in enumerate([*nets, "0"]):
         output = FIRST_DATA + number
         # the first registers make the resets
         source = FIRST_RESET + number if number < len(groups) else output
@@ -38,7 +38,7 @@ def netlist_of(*groups: int) -> Netlist:
             "connections": {
                 "CLK": [CLOCK],
                 "DI": [following(number, count, len(groups))],
-                "LSR": [int(reset) if reset != "0" else "0"],
+                "LSR": [reset],
                 "Q": [source],
             },
         }
